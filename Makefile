@@ -1,0 +1,51 @@
+# make run    start the service on http://127.0.0.1:8000 (needs Python 3.11 and make, nothing else)
+# make check  format, lint, types, import rule and the fast tests, in under a minute
+# make test   everything
+# make lock   write the hash-locked requirements anew
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run check test lock clean
+.DEFAULT_GOAL := run
+
+run: $(VENV)/.run-installed
+	@$(BIN)/realtime-tokens migrate --quiet
+	@exec $(BIN)/realtime-tokens serve
+
+check: $(VENV)/.test-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not outside" -q
+
+test: check
+	$(BIN)/python tests/find_tools.py
+	$(BIN)/pytest -m outside
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-installed: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) …"
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements/run.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test-installed: requirements/test.txt $(VENV)/.run-installed
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements/test.txt
+	@touch $@
+
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --quiet --custom-compile-command "make lock"
+
+lock: $(VENV)/bin/python
+	$(PIP) install uv
+	$(LOCK) pyproject.toml requirements/build.in --output-file requirements/run.txt
+	$(LOCK) pyproject.toml requirements/build.in --group test --constraint requirements/run.txt --output-file requirements/test.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

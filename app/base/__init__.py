@@ -1,0 +1,1 @@
+"""What everything stands on: time, identifiers, keys, errors, logs, the database."""

@@ -1,0 +1,1 @@
+"""Who asks: users, sign-ins and the credentials they show."""

@@ -1,0 +1,265 @@
+"""Every setting of the service, read once at start from the environment and ``.env``."""
+
+import difflib
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingsFault(Exception):
+    """The settings cannot be used. One line per fault, each saying what to do."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__("\n".join(faults))
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Units are part of the name; defaults are safe to deploy."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        extra="ignore",  # read_settings() names what is unknown, with a suggestion
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+    )
+
+    openai_api_key: SecretStr | None = None
+    """Standard OpenAI API key. Without it the service runs in its sandbox."""
+
+    openai_base_url: str = "https://api.openai.com/v1"
+    """Where OpenAI's API is. Only used together with a key."""
+
+    openai_org_id: str | None = None
+    """Organization to bill when the key belongs to several."""
+
+    openai_project_id: str | None = None
+    """Project to bill when the key belongs to several."""
+
+    openai_realtime_model: str = "mini"
+    """Model of the profile `default`: a family of the catalogue or an exact id."""
+
+    openai_realtime_voice: str | None = "marin"
+    """Voice of the profile `default`."""
+
+    openai_realtime_instructions: str | None = None
+    """Instructions of the profile `default`. The holder of a token can read them."""
+
+    openai_realtime_max_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
+    """Output tokens per response of the profile `default`: 1 to 4096, or `inf`."""
+
+    openai_realtime_transcription_model: str = "transcribe"
+    """Transcription of the profile `default`: a family, an exact id, or `none`."""
+
+    openai_realtime_temperature: str | None = None
+    """No longer exists at OpenAI; named in the start-up log and otherwise ignored."""
+
+    client_secret_ttl_seconds: int = Field(default=60, ge=10, le=7200)
+    """How long a token of the profile `default` opens sessions; OpenAI takes 10 to 7200."""
+
+    profiles_file: Path | None = None
+    """TOML file with more session profiles."""
+
+    model_policy: Literal["replace", "refuse"] = "replace"
+    """What to do when a configured model is shut down: use its successor, or refuse."""
+
+    allow_unknown_models: bool = False
+    """Accept model ids that the built-in catalogue does not know."""
+
+    minting: Literal["on", "off"] = "on"
+    """Panic switch: `off` refuses every mint and leaves the rest running."""
+
+    mints_per_user_per_minute: int = Field(default=10, ge=1)
+    """How many tokens one user may ask for within any minute."""
+
+    mints_per_user_per_day: int = Field(default=200, ge=1)
+    """How many tokens one user may ask for within any 24 hours."""
+
+    sign_ins_per_account_per_minute: int = Field(default=10, ge=1)
+    """Password attempts for one account from one address within any minute."""
+
+    sign_ins_per_address_per_minute: int = Field(default=30, ge=1)
+    """Password attempts from one address within any minute, whatever the account."""
+
+    access_token_ttl_seconds: int = Field(default=600, ge=60, le=3600)
+    """How long our own access tokens are good."""
+
+    app_env: Literal["development", "production"] = "development"
+    """`production` refuses to start in the sandbox."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port to listen on."""
+
+    public_url: str = ""
+    """How clients reach the service; `iss` and `aud` of its tokens. Default: `http://127.0.0.1:PORT`."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins of browsers that may call, comma-separated, exact: `https://app.example.com`."""
+
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Networks whose `X-Forwarded-For` is believed, comma-separated: `10.0.0.0/8`."""
+
+    data_dir: Path = Path("var")
+    """Folder of the SQLite database and of `secret.key`."""
+
+    secret_key: SecretStr | None = None
+    """At least 32 characters; every key of the service comes from it. Default: `DATA_DIR/secret.key`, made at first start."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+
+    @property
+    def environment(self) -> Literal["live", "sandbox"]:
+        """Whether tokens come from OpenAI or from the built-in stand-in."""
+        return "live" if self.openai_api_key else "sandbox"
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file; the sandbox has its own."""
+        return self.data_dir / ("service.db" if self.environment == "live" else "sandbox.db")
+
+    @property
+    def loopback_url(self) -> str:
+        """Where this machine reaches the service, whatever the public name is."""
+        everywhere = self.host in {"0.0.0.0", "::", ""}  # noqa: S104 - compared, not bound
+        host = "127.0.0.1" if everywhere else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @field_validator("openai_api_key", "secret_key")
+    @classmethod
+    def _plain_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        """A stray newline would break the header it goes into, far from here."""
+        text = value.get_secret_value() if value else ""
+        if any(character.isspace() or not character.isprintable() for character in text):
+            raise ValueError("holds a space, newline or control character; set it again without")
+        if not text.isascii():
+            raise ValueError("holds a character outside ASCII; set it again without")
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and len(value.get_secret_value()) < 32:  # noqa: PLR2004 - 256 bits in hex is 64
+            raise ValueError("needs at least 32 characters, e.g. from: openssl rand -hex 32")
+        return value
+
+    @field_validator("openai_base_url", "public_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with https:// or http://")
+        if any(character in value for character in "?# \n\t\"'<>\\"):
+            raise ValueError("must be a plain address without query, fragment or spaces")
+        return value.rstrip("/")
+
+    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            scheme, _, rest = origin.partition("://")
+            if scheme not in {"http", "https"} or not rest or any(c in rest for c in "/*?# "):
+                raise ValueError(
+                    f"{origin!r} is not an exact origin such as https://app.example.com"
+                )
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _public_url_from_port(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if not data.get("public_url"):
+            data["public_url"] = f"http://127.0.0.1:{data.get('port') or 8000}"
+        return data
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, the environment, ``.env``, then the files that ``…_FILE`` names."""
+        return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls)
+
+
+def _secret_names() -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, field in Settings.model_fields.items()
+        if field.annotation == SecretStr | None
+    )
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads the secret setting ``X`` from the file that ``X_FILE`` names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - pydantic's signature
+        variable = f"{field_name}_file".upper()
+        env_file = self.config.get("env_file")
+        named = dotenv_values(env_file) if isinstance(env_file, str | Path) else {}
+        path = os.environ.get(variable) or named.get(variable)
+        if not path or field_name not in _secret_names():
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip("\r\n"), field_name, False
+        except OSError as error:
+            raise SettingsFault([f"{variable}: {path} cannot be read: {error.strerror}"]) from None
+
+    def __call__(self) -> dict[str, Any]:
+        found = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+def read_settings(env_file: Path = Path(".env")) -> Settings:
+    """Read the settings from the environment and *env_file*.
+
+    Raises:
+        SettingsFault: With one line per fault; never with a submitted value.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    known |= {f"{name}_file".upper() for name in _secret_names()}
+    faults = []
+    for name in dotenv_values(env_file) if env_file.exists() else {}:
+        if name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; take the line out"
+            faults.append(f"{env_file}: {name} is not a setting{hint}")
+    try:
+        settings = Settings(_env_file=env_file)  # type: ignore[call-arg] - pydantic-settings reads it
+    except ValidationError as error:
+        faults += [
+            f"{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+    if faults:
+        raise SettingsFault(faults)
+    return settings
