@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     """Folder of the SQLite database and of `secret.key`."""
 
     secret_key: SecretStr | None = None
-    """At least 32 characters; every key of the service comes from it. Default: `DATA_DIR/secret.key`, made at first start."""
+    """At least 32 characters; every key is derived from it. Default: `DATA_DIR/secret.key`."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
@@ -254,12 +254,11 @@ def read_settings(env_file: Path = Path(".env")) -> Settings:
             hint = f"; did you mean {near[0]}?" if near else "; take the line out"
             faults.append(f"{env_file}: {name} is not a setting{hint}")
     try:
-        settings = Settings(_env_file=env_file)  # type: ignore[call-arg] - pydantic-settings reads it
+        settings = Settings(_env_file=env_file)
     except ValidationError as error:
-        faults += [
-            f"{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
+        for fault in error.errors(include_url=False, include_context=False, include_input=False):
+            name = ".".join(map(str, fault["loc"])).upper()
+            faults.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
     if faults:
         raise SettingsFault(faults)
     return settings
