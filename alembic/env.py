@@ -1,0 +1,18 @@
+"""Runs migrations on the connection that `app.base.db` hands over."""
+
+from alembic import context
+
+import app.audit.log
+import app.identity.users  # noqa: F401 - the tables register themselves
+from app.base.db import metadata
+
+connection = context.config.attributes.get("connection")
+if connection is None:
+    raise SystemExit("Run migrations with: realtime-tokens migrate")
+
+context.configure(
+    connection=connection,
+    target_metadata=metadata,
+    transactional_ddl=False,  # the transaction belongs to whoever hands the connection over
+)
+context.run_migrations()

@@ -1,0 +1,20 @@
+"""${message}.
+
+Say here whether it is safe while the previous release runs.
+"""
+
+import sqlalchemy as sa
+
+from alembic import op
+${imports if imports else ""}
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    ${downgrades if downgrades else "pass"}

@@ -1,0 +1,81 @@
+"""The hash chain: what makes an edit of the log visible."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+GENESIS = bytes(32)
+"""What stands for the previous hash before the first row."""
+
+
+def row_hash(previous: bytes, *, seq: int, recorded_at: int, canon: str) -> bytes:
+    """Return the hash that ties a row to all rows before it.
+
+    Args:
+        previous: ``row_hash`` of row ``seq - 1``; `GENESIS` for the first.
+        seq: Position, from 1.
+        recorded_at: Unix µs.
+        canon: The row's text, to the letter as it is stored.
+    """
+    head = b"\x01" + previous + struct.pack(">QQ", seq, recorded_at)
+    return hashlib.sha256(head + canon.encode()).digest()
+
+
+def commitment(salt: bytes, personal: str) -> str:
+    """Return what a row says of personal data that is kept, and may be erased, beside the chain.
+
+    Args:
+        salt: 16 random bytes of this row alone; without them nothing can be guessed.
+        personal: The data as compact JSON.
+    """
+    return hashlib.sha256(b"\x02" + salt + personal.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored row, with the personal data beside it unless that was erased."""
+
+    seq: int
+    recorded_at: int
+    canon: str
+    row_hash: bytes
+    salt: bytes | None = None
+    personal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A place where the log is not what was written."""
+
+    seq: int
+    what: str
+
+
+def faults(rows: Iterable[Row]) -> Iterator[Fault]:
+    """Walk the whole log, in order of ``seq``, and name every row that does not fit.
+
+    After a fault the walk goes on from what is stored, so that one edit is named once and not
+    repeated for all rows behind it. A cut-off end cannot be seen from the rows alone.
+    """
+    previous, expected = GENESIS, 1
+    for row in rows:
+        if row.seq != expected:
+            last = row.seq - 1
+            yield Fault(expected, "missing" if last == expected else f"missing, up to {last}")
+        elif row.row_hash != row_hash(
+            previous, seq=row.seq, recorded_at=row.recorded_at, canon=row.canon
+        ):
+            yield Fault(row.seq, "changed: not the text, time and place that were hashed")
+        if row.salt is not None and not _kept_its_promise(row.canon, row.salt, row.personal):
+            yield Fault(row.seq, "personal data changed: not what the row committed to")
+        previous, expected = row.row_hash, row.seq + 1
+
+
+def _kept_its_promise(canon: str, salt: bytes, personal: str | None) -> bool:
+    try:
+        promised = json.loads(canon).get("personal")
+    except (ValueError, AttributeError):
+        return False
+    return bool(promised == commitment(salt, personal or ""))

@@ -1,0 +1,409 @@
+"""The operator's commands. Each is one domain call and its answer in plain lines."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import sqlalchemy as sa
+import typer
+import uvicorn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app import __version__
+from app.audit import chain
+from app.audit.search import Filters, Search, row_count, stored_rows
+from app.base.clock import system_clock, to_unix_microseconds
+from app.base.db import Database, DatabaseFault
+from app.base.errors import Problem
+from app.base.logs import configure_logging
+from app.identity.callers import Caller, Origin
+from app.identity.users import OPERATOR, SCOPES, User
+from app.main import create_app
+from app.minting.catalogue import Catalogue
+from app.minting.profiles import Profiles, ProfilesFault, Wish
+from app.runtime import Runtime, installation_secret, open_runtime, openai_client
+from app.settings import Settings, SettingsFault, read_settings
+from app.web.realtime import TokenResponse
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="realtime-tokens",
+    help="Mints short-lived OpenAI Realtime tokens for your users, and writes down that it did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback with local variables would show secrets
+)
+users_cli = typer.Typer(help="Add users and change what they may do.", no_args_is_help=True)
+audit_cli = typer.Typer(help="Read the log and prove that nobody edited it.", no_args_is_help=True)
+app.add_typer(users_cli, name="users")
+app.add_typer(audit_cli, name="audit")
+
+out = Console(highlight=False, soft_wrap=True)
+
+SERVE_BACKLOG = 2048
+STOP_SECONDS = 15
+"""How long requests under way may take after SIGTERM; the whole stop stays under 20 s."""
+
+
+# Serving ------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve() -> None:
+    """Start the service."""
+    settings = _settings()
+    if settings.app_env == "production" and settings.environment == "sandbox":
+        _fail("APP_ENV is production and OPENAI_API_KEY is not set: set the key, or set APP_ENV")
+    asyncio.run(_preflight(settings))
+    listener = _listener(settings)
+    configure_logging(settings.log_level)
+    config = uvicorn.Config(
+        create_app(settings, announce=_announce),
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=32 * 1024 * 1024,  # 15 MiB of audio as base64, for the sandbox
+        proxy_headers=False,  # TRUSTED_PROXIES decides whose word counts
+        server_header=False,
+        access_log=False,  # the door writes one line per request
+        log_config=None,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        backlog=SERVE_BACKLOG,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+async def _preflight(settings: Settings) -> None:
+    """Fail with one line for what would otherwise fail inside the server."""
+    today = system_clock().date()
+    Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_path)
+    try:
+        await database.check(environment=settings.environment)
+        database.claim_for_serving()
+    finally:
+        database.close()
+
+
+def _listener(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        _fail(
+            f"{settings.host}:{settings.port} cannot be used: {error.strerror};"
+            " stop what listens there, or set another PORT"
+        )
+    return listener
+
+
+async def _announce(runtime: Runtime) -> None:
+    """Say on stderr where to look; stdout belongs to the log."""
+    settings = runtime.settings
+    url = settings.public_url
+    lines = ["", f"  Realtime token service {__version__}", ""]
+    lines += [f"  API docs   {url}/docs", f"  Health     {url}/readyz", ""]
+    if settings.environment == "sandbox":
+        lines += await _announce_sandbox(runtime)
+    elif not await runtime.users.all():
+        lines += [
+            "  Nobody can sign in yet. Make the first admin with:",
+            "    .venv/bin/realtime-tokens users add YOU@EXAMPLE.COM --role admin",
+            "",
+        ]
+    for warning in runtime.profiles.warnings(runtime.clock().date()):
+        lines.append(f"  Note: {warning}")
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
+async def _announce_sandbox(runtime: Runtime) -> list[str]:
+    url = runtime.settings.public_url
+    lines = [
+        "  SANDBOX: there is no OPENAI_API_KEY, so a built-in stand-in answers instead of OpenAI.",
+        "  Its tokens are good for this process alone, and its answers are canned.",
+        "",
+    ]
+    if not await runtime.users.all():
+        lines.append("  Two accounts were made; their passwords are shown this once:")
+        for email, role in (("admin@example.com", "admin"), ("demo@example.com", "user")):
+            password = secrets.token_urlsafe(15)
+            await runtime.users.add(email, role=role, password=password, by=OPERATOR)
+            lines.append(f"    {email:<18} {password}")
+        lines.append("")
+    demo = await runtime.users.find("demo@example.com")
+    if demo is not None and demo.disabled_at is None:
+        granted = await runtime.sign_in.begin(demo, SCOPES[demo.role], Origin())
+        lines += [
+            f"  Paste this for a first token; it works for {granted.expires_in // 60} minutes:",
+            "",
+            f"curl -sS -X POST {url}/realtime/token"
+            + f" -H 'Authorization: Bearer {granted.access_token}'",
+            "",
+        ]
+    return lines
+
+
+@app.command()
+def migrate(
+    *, quiet: Annotated[bool, typer.Option(help="Say nothing when it went well.")] = False
+) -> None:
+    """Make the database, or bring it to this release."""
+    settings = _settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_path)
+    try:
+        now = to_unix_microseconds(system_clock())
+        database.migrate(environment=settings.environment, now=now)
+    finally:
+        database.close()
+    if not quiet:
+        out.print(f"{settings.database_path} is up to date")
+
+
+@app.command()
+def check(
+    *, online: Annotated[bool, typer.Option(help="Also ask OpenAI whether the key works.")] = False
+) -> None:
+    """Check settings, profiles and models without starting."""
+    settings = _settings()
+    today = system_clock().date()
+    profiles = Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
+    for warning in profiles.warnings(today):
+        out.print(f"note: {warning}")
+    if online:
+        asyncio.run(_check_online(settings))
+    out.print("ok")
+
+
+async def _check_online(settings: Settings) -> None:
+    client = openai_client(settings, installation_secret(settings))
+    try:
+        visible = {model.id for model in await client.list_models()}
+    finally:
+        await client.aclose()
+    today = system_clock().date()
+    live = [m for m in Catalogue.built_in().models if m.family == "mini"]
+    live = [m for m in live if m.status_on(today) != "retired"]
+    out.print(f"the key works; {len(visible)} models are visible")
+    if not any(model.id in visible for model in live):
+        _fail(
+            "the key does not see a mini realtime model"
+            f" ({', '.join(model.id for model in live)}): allow it in the project's model settings"
+        )
+
+
+@app.command()
+def token(
+    email: Annotated[str, typer.Argument(help="The user the token is for.")],
+    *,
+    profile: Annotated[str, typer.Option(help="A session profile.")] = "default",
+) -> None:
+    """Mint a token for a user, as if they had asked; prints the service's answer."""
+
+    async def run() -> str:
+        async with open_runtime(_settings()) as runtime:
+            user = _found(await runtime.users.find(email))
+            origin = Origin(user_agent=f"realtime-tokens/{__version__}")
+            granted = await runtime.sign_in.begin(user, SCOPES[user.role], origin)
+            claims = runtime.access_tokens.verify(granted.access_token)
+            caller = Caller(claims.sub, claims.sid, claims.jti, claims.scope, origin)
+            minted = await runtime.minter.mint(caller, Wish(profile=profile))
+            return TokenResponse.of(minted).model_dump_json(
+                by_alias=True, exclude_none=True, indent=2
+            )
+
+    typer.echo(asyncio.run(run()))
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    typer.echo(json.dumps(create_app(_settings()).openapi(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def version() -> None:
+    """Print the release."""
+    typer.echo(__version__)
+
+
+# Users --------------------------------------------------------------------------------------
+
+
+def _with_users(act: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
+    async def run() -> T:
+        async with open_runtime(_settings()) as runtime:
+            return await act(runtime)
+
+    return asyncio.run(run())
+
+
+def _password(*, from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+
+
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin.")
+]
+
+
+@users_cli.command("add")
+def add_user(
+    email: str,
+    *,
+    role: Annotated[str, typer.Option(help="user, auditor or admin.")] = "user",
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Create a user and print the new identifier."""
+    password = _password(from_stdin=password_stdin)
+    user = _with_users(
+        lambda runtime: runtime.users.add(email, role=role, password=password, by=OPERATOR)
+    )
+    typer.echo(user.id)
+
+
+@users_cli.command("list")
+def list_users() -> None:
+    """List all users, oldest first."""
+    table = Table("id", "email", "role", "created", "disabled", box=None)
+    for user in _with_users(lambda runtime: runtime.users.all()):
+        disabled = f"{user.disabled_at:%Y-%m-%d %H:%M}" if user.disabled_at else ""
+        table.add_row(user.id, user.email, user.role, f"{user.created_at:%Y-%m-%d %H:%M}", disabled)
+    out.print(table)
+
+
+@users_cli.command("disable")
+def disable_user(email: str) -> None:
+    """Stop a user at once: no mint that begins later succeeds."""
+    user = _with_users(lambda runtime: runtime.users.disable(email, by=OPERATOR))
+    typer.echo(f"{user.id} is disabled")
+
+
+@users_cli.command("enable")
+def enable_user(email: str) -> None:
+    """Let a user act again, after a new sign-in."""
+    user = _with_users(lambda runtime: runtime.users.enable(email, by=OPERATOR))
+    typer.echo(f"{user.id} is enabled")
+
+
+@users_cli.command("set-password")
+def set_password(email: str, *, password_stdin: PasswordStdin = False) -> None:
+    """Give a user another password and end their sign-ins."""
+    password = _password(from_stdin=password_stdin)
+    user = _with_users(lambda runtime: runtime.users.set_password(email, password, by=OPERATOR))
+    typer.echo(f"{user.id} has a new password")
+
+
+# The log ------------------------------------------------------------------------------------
+
+
+@audit_cli.command("list")
+def list_events(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Rows to show.")] = 20,
+    actor: Annotated[str | None, typer.Option(help="A user's id.")] = None,
+    action: Annotated[str | None, typer.Option(help="For instance client_secret.mint.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="For instance denied.")] = None,
+) -> None:
+    """Show the newest rows of the log."""
+
+    async def run() -> None:
+        async with _database(_settings()) as database:
+            search = Search(database, cursor_key=b"")  # one page, no cursor
+            filters = Filters(actor=actor, action=action, outcome=outcome)
+            page = await search.page(filters, limit=limit)
+        table = Table("seq", "time", "action", "outcome", "reason", "actor", "model", box=None)
+        for entry in page.entries:
+            shown = ("action", "outcome", "reason", "actor", "model_used")
+            cells = (str(entry.members.get(name, "")) for name in shown)
+            at = entry.recorded_at.astimezone(UTC)
+            table.add_row(str(entry.seq), f"{at:%Y-%m-%d %H:%M:%S}", *cells)
+        out.print(table)
+
+    asyncio.run(run())
+
+
+@audit_cli.command("verify")
+def verify_log() -> None:
+    """Recompute the whole chain and name every row that was edited, inserted, moved or deleted."""
+
+    async def run() -> tuple[int, list[chain.Fault]]:
+        async with _database(_settings()) as database:
+            return await database.read(_verify_with_progress)
+
+    total, faults = asyncio.run(run())
+    for fault in faults:
+        out.print(f"row {fault.seq}: {fault.what}")
+    if faults:
+        _fail(f"the log was tampered with: {len(faults)} faults in {total} rows")
+    out.print(f"{total} rows verified: the chain is whole")
+
+
+def _verify_with_progress(tx: sa.Connection) -> tuple[int, list[chain.Fault]]:
+    total = row_count(tx)
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        rows = progress.track(stored_rows(tx), total=total)
+        return total, list(chain.faults(rows))
+
+
+# What commands have in common -----------------------------------------------------------------
+
+
+def _settings() -> Settings:
+    return read_settings(Path(".env"))
+
+
+@contextlib.asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings.database_path)
+    try:
+        await database.check(environment=settings.environment)
+        yield database
+    finally:
+        database.close()
+
+
+def _found(user: User | None) -> User:
+    if user is None:
+        _fail("no account has this address; see: realtime-tokens users list")
+    return user
+
+
+def _fail(*lines: str) -> NoReturn:
+    for line in lines:
+        typer.echo(f"realtime-tokens: {line}", err=True)
+    raise typer.Exit(1)
+
+
+def run() -> None:
+    """Run the command line; what an operator can mend ends with a line, not a traceback."""
+    os.umask(0o077)  # what lies in DATA_DIR is for its owner alone
+    try:
+        app()
+    except (SettingsFault, ProfilesFault) as error:
+        lines = error.faults
+    except Problem as problem:
+        reasons = "; ".join(f"{fault.field} {fault.reason}" for fault in problem.errors)
+        lines = [f"{problem.detail} {reasons}".strip()]
+    except (DatabaseFault, OSError, TimeoutError) as error:
+        lines = [str(error)]
+    for line in lines:
+        typer.echo(f"realtime-tokens: {line}", err=True)
+    sys.exit(1)

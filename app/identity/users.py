@@ -1,0 +1,213 @@
+"""The people who have an account here, and what their role lets them do."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import sqlalchemy as sa
+
+from app.audit.log import Event, Log, Transaction
+from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
+from app.base.db import Database, metadata
+from app.base.errors import Conflict, FieldError, InvalidRequest, NotFound
+from app.base.ids import new_id
+from app.identity.passwords import Passwords, check_new_password
+
+Role = Literal["user", "auditor", "admin"]
+
+SCOPES: dict[Role, frozenset[str]] = {
+    "user": frozenset({"mint"}),
+    "auditor": frozenset({"audit:read"}),
+    "admin": frozenset({"mint", "audit:read", "admin"}),
+}
+"""What each role may do, as OAuth scopes."""
+
+OPERATOR = "operator"
+"""The actor of what is done on the command line."""
+
+LONGEST_EMAIL = 254  # RFC 5321, with the angle brackets taken off
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),  # usr_…
+    sa.Column("email", sa.String(LONGEST_EMAIL), nullable=False, unique=True),  # lower case
+    sa.Column("password_hash", sa.String(255), nullable=False),  # argon2id, PHC string
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix µs
+    sa.Column("disabled_at", sa.BigInteger),  # Unix µs
+)
+
+sign_ins = sa.Table(
+    "sign_ins",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),  # sgn_…, the `sid` of access tokens
+    sa.Column("user_id", sa.String(40), sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix µs
+    sa.Column("revoked_at", sa.BigInteger),  # Unix µs
+)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One account."""
+
+    id: str
+    email: str
+    role: Role
+    created_at: datetime
+    disabled_at: datetime | None
+    password_hash: str
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> "User":
+        """Read a row of the table `users`."""
+        return cls(
+            id=row.id,
+            email=row.email,
+            role=row.role,
+            created_at=from_unix_microseconds(row.created_at),
+            disabled_at=from_unix_microseconds(row.disabled_at) if row.disabled_at else None,
+            password_hash=row.password_hash,
+        )
+
+
+class Users:
+    """Adds users and changes what they may do; each act leaves its row in the log."""
+
+    def __init__(self, *, database: Database, log: Log, passwords: Passwords, clock: Clock) -> None:
+        self._database = database
+        self._log = log
+        self._passwords = passwords
+        self._clock = clock
+
+    async def add(self, email: str, *, role: str, password: str, by: str) -> User:
+        """Create an account.
+
+        Raises:
+            InvalidRequest: The address, role or password cannot be used.
+            Conflict: The address has an account already.
+        """
+        email = _checked_email(email)
+        checked_role = _checked_role(role)
+        check_new_password(password)
+        password_hash = await self._passwords.hash(password)
+        row = {
+            "id": new_id("usr"),
+            "email": email,
+            "password_hash": password_hash,
+            "role": checked_role,
+            "created_at": to_unix_microseconds(self._clock()),
+            "disabled_at": None,
+        }
+
+        def insert(tx: Transaction) -> User:
+            if tx.core.execute(sa.select(users.c.id).where(users.c.email == email)).first():
+                raise Conflict("An account with this address exists already.")
+            tx.core.execute(users.insert(), row)
+            return User.of(tx.core.execute(users.select().where(users.c.id == row["id"])).one())
+
+        event = Event(
+            action="user.create",
+            outcome="succeeded",
+            actor=by,
+            target=str(row["id"]),
+            role=checked_role,
+        )
+        return await self._log.record([event], insert)
+
+    async def find(self, email: str) -> User | None:
+        """Return the account with this address, if there is one."""
+        wanted = users.select().where(users.c.email == email.strip().lower())
+        row = await self._database.read(lambda tx: tx.execute(wanted).first())
+        return User.of(row) if row else None
+
+    async def get(self, user_id: str) -> User | None:
+        """Return the account with this id, if there is one."""
+        wanted = users.select().where(users.c.id == user_id)
+        row = await self._database.read(lambda tx: tx.execute(wanted).first())
+        return User.of(row) if row else None
+
+    async def all(self) -> list[User]:
+        """Return every account, oldest first."""
+        wanted = users.select().order_by(users.c.created_at, users.c.id)
+        rows = await self._database.read(lambda tx: tx.execute(wanted).all())
+        return [User.of(row) for row in rows]
+
+    async def disable(self, email: str, *, by: str) -> User:
+        """Stop the account: no mint that begins later succeeds, and its sign-ins end.
+
+        Raises:
+            NotFound: No such account.
+        """
+        now = to_unix_microseconds(self._clock())
+        return await self._change(
+            email, {"disabled_at": now}, action="user.disable", by=by, end_sign_ins=True
+        )
+
+    async def enable(self, email: str, *, by: str) -> User:
+        """Let the account act again; it has to sign in anew.
+
+        Raises:
+            NotFound: No such account.
+        """
+        return await self._change(email, {"disabled_at": None}, action="user.enable", by=by)
+
+    async def set_password(self, email: str, password: str, *, by: str) -> User:
+        """Give the account another password; whoever is signed in with the old one is out.
+
+        Raises:
+            NotFound: No such account.
+            InvalidRequest: The password cannot be used.
+        """
+        check_new_password(password)
+        values = {"password_hash": await self._passwords.hash(password)}
+        return await self._change(
+            email, values, action="user.set_password", by=by, end_sign_ins=True
+        )
+
+    async def _change(
+        self,
+        email: str,
+        values: dict[str, Any],
+        *,
+        action: str,
+        by: str,
+        end_sign_ins: bool = False,
+    ) -> User:
+        user = await self.find(email)
+        if user is None:
+            raise NotFound("No account has this address; see: realtime-tokens users list")
+        now = to_unix_microseconds(self._clock())
+
+        def change(tx: Transaction) -> User:
+            tx.core.execute(users.update().where(users.c.id == user.id).values(values))
+            if end_sign_ins:
+                live = (sign_ins.c.user_id == user.id) & sign_ins.c.revoked_at.is_(None)
+                tx.core.execute(sign_ins.update().where(live).values(revoked_at=now))
+            return User.of(tx.core.execute(users.select().where(users.c.id == user.id)).one())
+
+        event = Event(action=action, outcome="succeeded", actor=by, target=user.id)
+        return await self._log.record([event], change)
+
+
+def _checked_email(email: str) -> str:
+    email = email.strip().lower()
+    name, _, domain = email.rpartition("@")
+    plain = email.isascii() and email.isprintable() and not any(c in email for c in ' "<>,;:\\')
+    if not (name and domain and plain and len(email) <= LONGEST_EMAIL):
+        raise InvalidRequest(
+            "The address cannot be used.",
+            errors=[FieldError("email", "must be an address such as ada@example.com")],
+        )
+    return email
+
+
+def _checked_role(role: str) -> Role:
+    for known in get_args(Role):
+        if role == known:
+            return known  # type: ignore[no-any-return]  # get_args does not carry the type
+    raise InvalidRequest(
+        "The role is not known.",
+        errors=[FieldError("role", f"must be one of {', '.join(get_args(Role))}")],
+    )

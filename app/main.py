@@ -1,0 +1,133 @@
+"""Wiring: puts routes, door, sandbox and runtime together into one application."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from app import __version__
+from app.minting.catalogue import Catalogue
+from app.runtime import (
+    SANDBOX_PATH,
+    Runtime,
+    housekeeping,
+    installation_secret,
+    open_runtime,
+    sandbox_api_key,
+)
+from app.sandbox.app import SandboxModel, create_sandbox
+from app.settings import Settings
+from app.web import audit, auth, docs, error_pages, health, realtime
+from app.web.door import Door, cors_options
+from app.web.problems import install_problem_handlers
+
+Announce = Callable[[Runtime], Awaitable[None]]
+
+DESCRIPTION = """
+Gives your users short-lived tokens for OpenAI's Realtime API. Your OpenAI key stays on the server,
+audio flows directly between the frontend and OpenAI, and every token leaves a row in a log.
+
+1. Sign in at `POST /auth/token` (or send a token you have).
+2. `POST /realtime/token` gives a token and the session it is bound to.
+3. Connect where `connect` says, at once; ask for a new token for each connection.
+
+**What a token binds is a default.** Its holder can change everything but the model; put nothing
+confidential into a session. Refusals are `application/problem+json` with a stable `code`; each
+code has a page under [`/errors`](/errors).
+"""
+
+TAGS = [
+    {"name": "Realtime", "description": "Tokens, and what they can be bound to."},
+    {"name": "Sign-in", "description": "Access tokens for accounts of this service."},
+    {"name": "Audit", "description": "Who got which token, when, from where; refusals too."},
+    {"name": "Operation", "description": "For load balancers and operators."},
+]
+
+
+def create_app(settings: Settings, *, announce: Announce | None = None) -> FastAPI:
+    """Return the whole service.
+
+    Args:
+        settings: Checked.
+        announce: Called once everything is ready, before the first request is answered.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with open_runtime(settings) as runtime:
+            runtime.database.claim_for_serving()
+            if settings.environment == "sandbox":
+                _mount_sandbox(app, runtime)
+            async with housekeeping(runtime):
+                if announce is not None:
+                    await announce(runtime)
+                yield {"runtime": runtime}
+
+    app = FastAPI(
+        title="Realtime token service",
+        version=__version__,
+        summary="Short-lived OpenAI Realtime tokens for your own users, with a provable log",
+        description=DESCRIPTION,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        servers=[{"url": settings.public_url}],
+        openapi_tags=TAGS,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    for router in (
+        realtime.router,
+        auth.router,
+        audit.router,
+        health.router,
+        docs.router,
+        error_pages.router,
+    ):
+        app.include_router(router)
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
+    install_problem_handlers(app, public_url=settings.public_url)
+    app.add_middleware(CORSMiddleware, **cors_options(settings))
+    app.add_middleware(
+        Door, public_url=settings.public_url, trusted_proxies=settings.trusted_proxies
+    )
+    return app
+
+
+async def _to_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+def _mount_sandbox(app: FastAPI, runtime: Runtime) -> None:
+    today = runtime.clock().date()
+    sandbox = create_sandbox(
+        api_key=sandbox_api_key(installation_secret(runtime.settings)).get_secret_value(),
+        clock=runtime.clock,
+        models=_sandbox_models(runtime.catalogue, today),
+    )
+    app.mount(SANDBOX_PATH, sandbox)
+
+
+def _sandbox_models(catalogue: Catalogue, today: date) -> list[SandboxModel]:
+    """Return the models that OpenAI would list on this day."""
+    return [
+        SandboxModel(
+            id=model.id,
+            created=_midnight(model.released),
+            shutdown_date=model.shutdown.isoformat() if model.shutdown else None,
+            realtime=model.kind == "speech",
+        )
+        for model in catalogue.models
+        if model.status_on(today) != "retired"
+    ]
+
+
+def _midnight(day: date | None) -> int:
+    return int(datetime.combine(day, time(), UTC).timestamp()) if day else 0

@@ -1,0 +1,73 @@
+"""Whether the process runs, whether it can serve, and which release it is."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+
+from app import __version__
+from app.base.db import DatabaseFault, NotMigrated
+from app.web.callers import RuntimeDep
+from app.web.schema import ApiModel
+
+router = APIRouter(tags=["Operation"])
+
+
+class Alive(ApiModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(ApiModel):
+    """Whether tokens can be minted, part by part."""
+
+    status: Literal["ready", "not_ready"]
+    database: Literal["ok", "failing"]
+    migration: Literal["ok", "failing"]
+    writer: Literal["ok", "failing"]
+
+
+class Version(ApiModel):
+    """Which release runs, and against what."""
+
+    version: str
+    environment: Literal["live", "sandbox"]
+
+
+@router.get("/livez", operation_id="isAlive", summary="Is the process alive?")
+async def is_alive() -> Alive:
+    """Answer as long as the process runs; nothing else is looked at."""
+    return Alive()
+
+
+@router.get(
+    "/readyz",
+    operation_id="isReady",
+    summary="Can tokens be minted?",
+    responses={503: {"model": Readiness, "description": "Not now"}},
+)
+async def is_ready(runtime: RuntimeDep, response: Response) -> Readiness:
+    """Look at the database, its migration and the log's writer. OpenAI is not asked."""
+    database = migration = True
+    try:
+        await runtime.database.check(environment=runtime.settings.environment)
+    except NotMigrated:
+        migration = False
+    except DatabaseFault:
+        database = migration = False
+    writer = runtime.log.alive
+    ready = database and migration and writer
+    response.status_code = 200 if ready else 503
+    response.headers["Cache-Control"] = "no-store"
+    return Readiness(
+        status="ready" if ready else "not_ready",
+        database="ok" if database else "failing",
+        migration="ok" if migration else "failing",
+        writer="ok" if writer else "failing",
+    )
+
+
+@router.get("/version", operation_id="getVersion", summary="Which release is this?")
+async def get_version(runtime: RuntimeDep) -> Version:
+    """Name the release and the environment."""
+    return Version(version=__version__, environment=runtime.settings.environment)
