@@ -147,11 +147,11 @@ async def _announce_sandbox(runtime: Runtime) -> list[str]:
     demo = await runtime.users.find("demo@example.com")
     if demo is not None and demo.disabled_at is None:
         granted = await runtime.sign_in.begin(demo, SCOPES[demo.role], Origin())
+        bearer = f"Bearer {granted.access_token}"
         lines += [
             f"  Paste this for a first token; it works for {granted.expires_in // 60} minutes:",
             "",
-            f"curl -sS -X POST {url}/realtime/token"
-            + f" -H 'Authorization: Bearer {granted.access_token}'",
+            f"curl -sS -X POST {url}/realtime/token -H 'Authorization: {bearer}'",
             "",
         ]
     return lines

@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
-from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from app import __version__
@@ -23,8 +22,9 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings
-from app.web import audit, auth, docs, error_pages, health, realtime
-from app.web.door import Door, cors_options
+from app.web import audit, auth, docs, health, realtime
+from app.web.door import door
+from app.web.error_pages import error_pages
 from app.web.problems import install_problem_handlers
 
 Announce = Callable[[Runtime], Awaitable[None]]
@@ -80,6 +80,7 @@ def create_app(settings: Settings, *, announce: Announce | None = None) -> FastA
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        middleware=door(settings),
         redirect_slashes=False,
     )
     for router in (
@@ -88,16 +89,12 @@ def create_app(settings: Settings, *, announce: Announce | None = None) -> FastA
         audit.router,
         health.router,
         docs.router,
-        error_pages.router,
+        error_pages(public_url=settings.public_url),
     ):
         app.include_router(router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     install_problem_handlers(app, public_url=settings.public_url)
-    app.add_middleware(CORSMiddleware, **cors_options(settings))
-    app.add_middleware(
-        Door, public_url=settings.public_url, trusted_proxies=settings.trusted_proxies
-    )
     return app
 
 

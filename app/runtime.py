@@ -76,7 +76,11 @@ def sandbox_api_key(secret: bytes) -> SecretStr:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, clock: Clock = system_clock, openai: OpenAI | None = None
+    settings: Settings,
+    *,
+    clock: Clock = system_clock,
+    openai: OpenAI | None = None,
+    passwords: Passwords | None = None,
 ) -> AsyncIterator[Runtime]:
     """Build everything on a migrated database, and close it in order.
 
@@ -84,6 +88,7 @@ async def open_runtime(
         settings: Checked.
         clock: The time of all of it.
         openai: In place of the client that the settings describe; for tests.
+        passwords: In place of hashing at full cost; for tests.
 
     Raises:
         DatabaseFault: The database is missing, not migrated, or of the other environment.
@@ -100,7 +105,7 @@ async def open_runtime(
         database.close()
         raise
     openai = openai or openai_client(settings, secret)
-    passwords = Passwords()
+    passwords = passwords or Passwords()
     denials = Denials(log, clock=clock)
     limits = Limits(clock=clock)
     access_tokens = AccessTokens(

@@ -3,20 +3,19 @@
 import difflib
 import ipaddress
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class SettingsFault(Exception):
@@ -170,11 +169,16 @@ class Settings(BaseSettings):
             raise ValueError("must be a plain address without query, fragment or spaces")
         return value.rstrip("/")
 
-    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @field_validator("cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _origins(cls, value: Any) -> Any:
+        return _split(value) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+            return tuple(ipaddress.ip_network(part) for part in _split(value))
         return value
 
     @field_validator("cors_origins")
@@ -195,48 +199,11 @@ class Settings(BaseSettings):
             data["public_url"] = f"http://127.0.0.1:{data.get('port') or 8000}"
         return data
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments, the environment, ``.env``, then the files that ``…_FILE`` names."""
-        return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls)
 
-
-def _secret_names() -> tuple[str, ...]:
-    return tuple(
-        name
-        for name, field in Settings.model_fields.items()
-        if field.annotation == SecretStr | None
-    )
-
-
-class _SecretFiles(PydanticBaseSettingsSource):
-    """Reads the secret setting ``X`` from the file that ``X_FILE`` names."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - pydantic's signature
-        variable = f"{field_name}_file".upper()
-        env_file = self.config.get("env_file")
-        named = dotenv_values(env_file) if isinstance(env_file, str | Path) else {}
-        path = os.environ.get(variable) or named.get(variable)
-        if not path or field_name not in _secret_names():
-            return None, field_name, False
-        try:
-            return Path(path).read_text().strip("\r\n"), field_name, False
-        except OSError as error:
-            raise SettingsFault([f"{variable}: {path} cannot be read: {error.strerror}"]) from None
-
-    def __call__(self) -> dict[str, Any]:
-        found = {
-            name: self.get_field_value(field, name)[0]
-            for name, field in self.settings_cls.model_fields.items()
-        }
-        return {name: value for name, value in found.items() if value}
+SECRETS = tuple(
+    name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None
+)
+"""The secret settings; each also exists as ``…_FILE``, the path of a file that holds it."""
 
 
 def read_settings(env_file: Path = Path(".env")) -> Settings:
@@ -245,16 +212,21 @@ def read_settings(env_file: Path = Path(".env")) -> Settings:
     Raises:
         SettingsFault: With one line per fault; never with a submitted value.
     """
-    known = {name.upper() for name in Settings.model_fields}
-    known |= {f"{name}_file".upper() for name in _secret_names()}
-    faults = []
-    for name in dotenv_values(env_file) if env_file.exists() else {}:
-        if name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; take the line out"
-            faults.append(f"{env_file}: {name} is not a setting{hint}")
+    named = {name.upper(): value for name, value in dotenv_values(env_file).items()}
+    faults = [f"{env_file}: {fault}" for fault in _unknown(named)]
+    given = named | dict(os.environ)
+    from_files: dict[str, Any] = {}
+    for name in SECRETS:
+        path = given.get(f"{name}_file".upper())
+        if path and given.get(name.upper()):
+            faults.append(f"{name.upper()}: is set, and {name.upper()}_FILE too; take one out")
+        elif path:
+            try:
+                from_files[name] = Path(path).read_text().strip("\r\n")
+            except OSError as error:
+                faults.append(f"{name.upper()}_FILE: {path} cannot be read: {error.strerror}")
     try:
-        settings = Settings(_env_file=env_file)
+        settings = Settings(_env_file=env_file, **from_files)
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_context=False, include_input=False):
             name = ".".join(map(str, fault["loc"])).upper()
@@ -262,3 +234,13 @@ def read_settings(env_file: Path = Path(".env")) -> Settings:
     if faults:
         raise SettingsFault(faults)
     return settings
+
+
+def _unknown(names: Iterable[str]) -> Iterator[str]:
+    known = {name.upper() for name in Settings.model_fields}
+    known |= {f"{name}_file".upper() for name in SECRETS}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "take the line out"
+            yield f"{name} is not a setting; {hint}"

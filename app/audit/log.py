@@ -331,7 +331,8 @@ class Log:
             return
         tx, self._tx = self._tx, None
         with suppress(Exception), self._database.writing(timeout_seconds=1.0):
-            tx.driver.close()
+            tx.core.close()
+            tx.core.engine.dispose()
 
 
 def _release(batch: Sequence[_Item[Any]]) -> None:

@@ -65,14 +65,14 @@ class Sweep:
             self._logger.warning("attempts_swept", count=len(lost))
         return len(lost)
 
-    def _lost(self, tx: sa.Connection, before: int) -> tuple[int, Sequence[sa.Row[Any]]]:
+    def _lost(self, tx: sa.Connection, before: int) -> tuple[int, Sequence[Any]]:
         began, ended = audit_events.alias("began"), audit_events.alias("ended")
         requested = (
             (began.c.outcome == "requested")
             & (began.c.seq > self._settled_up_to)
             & (began.c.recorded_at <= before)
         )
-        newest = tx.scalar(sa.select(sa.func.max(began.c.seq)).where(requested))
+        newest: int | None = tx.scalar(sa.select(sa.func.max(began.c.seq)).where(requested))
         if newest is None:
             return self._settled_up_to, []
         # Written into the statement, not bound: only so does the partial index serve it.

@@ -19,12 +19,12 @@ from app.base.errors import (
 from app.base.ids import is_id
 from app.web.callers import Auditor, RuntimeDep
 from app.web.problems import problem_responses
-from app.web.schema import ApiModel
+from app.web.schema import Answer, Asked
 
 router = APIRouter(prefix="/audit", tags=["Audit"])
 
 
-class EventView(ApiModel):
+class EventView(Answer):
     """One row of the log."""
 
     seq: int = Field(description="Position in the log, from 1, without gaps.")
@@ -70,14 +70,48 @@ class EventView(ApiModel):
         return cls(seq=entry.seq, recorded_at=entry.recorded_at, row_hash=entry.row_hash, **members)
 
 
-class EventsResponse(ApiModel):
+class EventQuery(Asked):
+    """Which rows are wanted. All of it is optional and combines."""
+
+    actor: str | None = Field(default=None, description="A user's id.")
+    action: str | None = Field(default=None, examples=["client_secret.mint"])
+    outcome: str | None = Field(
+        default=None,
+        description="`requested`, `issued`, `failed`, `unknown`, `denied`, `succeeded`.",
+    )
+    profile: str | None = None
+    model: str | None = Field(default=None, description="Asked for or used.")
+    since: AwareDatetime | None = Field(
+        default=None, alias="from", description="RFC 3339 with offset; this instant or later."
+    )
+    until: AwareDatetime | None = Field(
+        default=None, alias="to", description="RFC 3339 with offset; earlier than this."
+    )
+    limit: int = Field(default=50, ge=1, le=LARGEST_PAGE)
+    cursor: str | None = Field(default=None, max_length=64, description="`nextCursor` of a page.")
+
+    @property
+    def filters(self) -> Filters:
+        """What of it selects rows."""
+        return Filters(
+            actor=self.actor,
+            action=self.action,
+            outcome=self.outcome,
+            profile=self.profile,
+            model=self.model,
+            since=self.since,
+            until=self.until,
+        )
+
+
+class EventsResponse(Answer):
     """A page of the log, newest first."""
 
     events: list[EventView]
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page.")
 
 
-class EventResponse(ApiModel):
+class EventResponse(Answer):
     """A row, and every row of the same attempt."""
 
     event: EventView
@@ -124,41 +158,13 @@ EXAMPLE_EVENT = {
     },
 )
 async def list_events(
-    _: Auditor,
-    runtime: RuntimeDep,
-    *,
-    actor: Annotated[str | None, Query(description="A user's id.")] = None,
-    action: Annotated[str | None, Query(examples=["client_secret.mint"])] = None,
-    outcome: Annotated[
-        str | None,
-        Query(description="`requested`, `issued`, `failed`, `unknown`, `denied`, `succeeded`."),
-    ] = None,
-    profile: Annotated[str | None, Query()] = None,
-    model: Annotated[str | None, Query(description="Asked for or used.")] = None,
-    since: Annotated[
-        AwareDatetime | None,
-        Query(alias="from", description="RFC 3339 with offset; this instant or later."),
-    ] = None,
-    until: Annotated[
-        AwareDatetime | None, Query(alias="to", description="RFC 3339 with offset; earlier.")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    _: Auditor, runtime: RuntimeDep, query: Annotated[EventQuery, Query()]
 ) -> EventsResponse:
     """List rows of the log, newest first.
 
     Pages neither skip nor repeat a row while new ones arrive.
     """
-    filters = Filters(
-        actor=actor,
-        action=action,
-        outcome=outcome,
-        profile=profile,
-        model=model,
-        since=since,
-        until=until,
-    )
-    page = await runtime.search.page(filters, limit=limit, cursor=cursor)
+    page = await runtime.search.page(query.filters, limit=query.limit, cursor=query.cursor)
     return EventsResponse(
         events=[EventView.of(entry) for entry in page.entries], next_cursor=page.next_cursor
     )

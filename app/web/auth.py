@@ -10,8 +10,6 @@ from pydantic import BaseModel, Field
 from app.base.errors import (
     InsufficientScope,
     InvalidToken,
-    Problem,
-    RateLimited,
     Unauthenticated,
     UserDisabled,
 )
@@ -19,7 +17,7 @@ from app.identity.sign_in import GrantRefused
 from app.identity.users import User
 from app.web.callers import AnyCaller, OriginDep, RuntimeDep
 from app.web.problems import problem_responses
-from app.web.schema import ApiModel
+from app.web.schema import Answer
 
 router = APIRouter(tags=["Sign-in"])
 
@@ -42,7 +40,7 @@ class GrantError(BaseModel):
     error_description: str
 
 
-class Me(ApiModel):
+class Me(Answer):
     """The account behind the access token."""
 
     id: str
@@ -144,11 +142,8 @@ async def sign_in(
             origin, email=username, password=password, scope=scope
         )
     except GrantRefused as refusal:
-        return _refused(400, refusal.error, refusal.description)
-    except RateLimited as problem:
-        return _refused(429, "rate_limited", problem.detail, problem)
-    except Problem as problem:
-        return _refused(problem.status, "temporarily_unavailable", problem.detail, problem)
+        error = GrantError(error=refusal.error, error_description=refusal.description)
+        return JSONResponse(error.model_dump(), status_code=400, headers=NO_STORE)
     grant = TokenGrant(
         access_token=granted.access_token, expires_in=granted.expires_in, scope=granted.scope
     )
@@ -187,13 +182,3 @@ def _check_grant_type(grant_type: str | None) -> None:
         raise GrantRefused("invalid_request", "The parameter grant_type is missing.")
     if grant_type != "password":
         raise GrantRefused("unsupported_grant_type", "The grant types here are: password.")
-
-
-def _refused(
-    status: int, error: str, description: str, problem: Problem | None = None
-) -> JSONResponse:
-    headers = dict(NO_STORE)
-    if problem is not None and problem.retry_after_seconds is not None:
-        headers["Retry-After"] = str(problem.retry_after_seconds)
-    body = GrantError(error=error, error_description=description)
-    return JSONResponse(body.model_dump(), status_code=status, headers=headers)

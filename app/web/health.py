@@ -7,18 +7,18 @@ from fastapi import APIRouter, Response
 from app import __version__
 from app.base.db import DatabaseFault, NotMigrated
 from app.web.callers import RuntimeDep
-from app.web.schema import ApiModel
+from app.web.schema import Answer
 
 router = APIRouter(tags=["Operation"])
 
 
-class Alive(ApiModel):
+class Alive(Answer):
     """The process answers."""
 
     status: Literal["alive"] = "alive"
 
 
-class Readiness(ApiModel):
+class Readiness(Answer):
     """Whether tokens can be minted, part by part."""
 
     status: Literal["ready", "not_ready"]
@@ -27,7 +27,7 @@ class Readiness(ApiModel):
     writer: Literal["ok", "failing"]
 
 
-class Version(ApiModel):
+class Version(Answer):
     """Which release runs, and against what."""
 
     version: str

@@ -33,12 +33,12 @@ from app.minting.mint import Minted
 from app.minting.profiles import Profile, Wish
 from app.web.callers import MintingCaller, ProfileCaller, RuntimeDep
 from app.web.problems import problem_responses
-from app.web.schema import ApiModel
+from app.web.schema import Absent, Answer, Asked
 
 router = APIRouter(prefix="/realtime", tags=["Realtime"])
 
 
-class TokenRequest(ApiModel):
+class TokenRequest(Asked):
     """What a caller may wish for. Everything is optional; so is the body."""
 
     profile: str = Field(
@@ -69,25 +69,25 @@ class TokenRequest(ApiModel):
     )
 
 
-class NoticeView(ApiModel):
+class NoticeView(Answer):
     """Something the integrator should know about the models in use."""
 
     code: Literal["model_deprecated", "model_replaced", "transcription_unavailable"]
     detail: str
-    model: str | None = None
-    sunset: date | None = None
-    requested: str | None = None
-    used: str | None = None
+    model: Absent[str] = None
+    sunset: Absent[date] = None
+    requested: Absent[str] = None
+    used: Absent[str] = None
 
 
-class Connect(ApiModel):
+class Connect(Answer):
     """Where the frontend opens its session, by transport; one that does not fit is absent."""
 
-    webrtc: str | None = None
-    websocket: str | None = None
+    webrtc: Absent[str] = None
+    websocket: Absent[str] = None
 
 
-class TokenResponse(ApiModel):
+class TokenResponse(Answer):
     """A client secret, the session it is bound to, and where to go with it."""
 
     success: Literal[True] = True
@@ -124,7 +124,7 @@ class TokenResponse(ApiModel):
         )
 
 
-class ProfileView(ApiModel):
+class ProfileView(Answer):
     """A session profile, as far as it concerns who asks."""
 
     name: str
@@ -147,13 +147,20 @@ class ProfileView(ApiModel):
         )
 
 
-class ProfilesResponse(ApiModel):
+class ProfilesResponse(Answer):
     """The profiles this caller may ask for."""
 
     profiles: list[ProfileView]
 
 
-class ModelView(ApiModel):
+class Terms(Answer):
+    """How a model may be used in one type of session."""
+
+    transports: list[str]
+    turn_detections: list[str]
+
+
+class ModelView(Answer):
     """One model of the catalogue, with its lifecycle."""
 
     id: str
@@ -166,9 +173,9 @@ class ModelView(ApiModel):
     reasoning: bool
     context_tokens: int | None
     max_output_tokens: int | None
-    session_types: list[str]
-    transports: list[str]
-    turn_detections: list[str]
+    serves: dict[str, Terms] = Field(
+        description="For each type of session: how clients may connect, and take turns."
+    )
 
     @classmethod
     def of(cls, model: Model, *, today: date) -> Self:
@@ -184,13 +191,16 @@ class ModelView(ApiModel):
             reasoning=model.reasoning,
             context_tokens=model.context_tokens,
             max_output_tokens=model.max_output_tokens,
-            session_types=sorted(model.session_types),
-            transports=sorted(model.transports),
-            turn_detections=sorted(model.turn_detections),
+            serves={
+                session_type: Terms(
+                    transports=list(terms.transports), turn_detections=list(terms.turn_detections)
+                )
+                for session_type, terms in model.serves.items()
+            },
         )
 
 
-class ModelsResponse(ApiModel):
+class ModelsResponse(Answer):
     """The catalogue as of today."""
 
     models: list[ModelView]

@@ -1,0 +1,96 @@
+from datetime import timedelta
+
+import pytest
+
+from app.audit.log import Event, Log
+from app.audit.search import Filters, Search
+from app.base.db import Database
+from app.base.errors import InvalidCursor
+from tests.clock import StandingClock
+from tests.conftest import START
+
+KEY = b"k" * 32
+
+
+def an_event(number: int, **members: object) -> Event:
+    return Event(**{"action": "test.act", "outcome": "succeeded", "count": number, **members})  # type: ignore[arg-type]  # a table of members
+
+
+async def test_pages_neither_skip_nor_repeat_while_rows_arrive(
+    database: Database, log: Log
+) -> None:
+    search = Search(database, cursor_key=KEY)
+    for number in range(1, 26):
+        await log.record([an_event(number)])
+
+    seen, cursor, later = [], None, 100
+    while True:
+        page = await search.page(Filters(), limit=10, cursor=cursor)
+        seen += [entry.members["count"] for entry in page.entries]
+        await log.record([an_event(later)])
+        later += 1
+        if page.next_cursor is None:
+            break
+        cursor = page.next_cursor
+
+    assert seen == list(range(25, 0, -1))
+
+
+async def test_a_full_last_page_has_no_next(database: Database, log: Log) -> None:
+    await log.record([an_event(number) for number in range(10)])
+
+    page = await Search(database, cursor_key=KEY).page(Filters(), limit=10)
+
+    assert len(page.entries) == 10
+    assert page.next_cursor is None
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (Filters(), [4, 3, 2, 1]),
+        (Filters(actor="usr_a"), [2, 1]),
+        (Filters(action="user.create"), [3]),
+        (Filters(outcome="denied"), [4]),
+        (Filters(profile="coach"), [2]),
+        (Filters(model="asked"), [2]),
+        (Filters(model="used"), [4, 2]),
+        (Filters(actor="usr_a", profile="coach"), [2]),
+        (Filters(since=START + timedelta(hours=2)), [4, 3]),
+        (Filters(until=START + timedelta(hours=2)), [2, 1]),
+        (Filters(since=START + timedelta(hours=1), until=START + timedelta(hours=2)), [2]),
+        (Filters(actor="nobody"), []),
+        (Filters(actor="usr_a' OR 1=1 --"), []),
+    ],
+)
+async def test_filters_select_and_combine(
+    database: Database, log: Log, clock: StandingClock, filters: Filters, expected: list[int]
+) -> None:
+    for event in (
+        an_event(1, actor="usr_a"),
+        an_event(2, actor="usr_a", profile="coach", model_asked="asked", model_used="used"),
+        an_event(3, action="user.create"),
+        an_event(4, outcome="denied", model_used="used"),
+    ):
+        await log.record([event])
+        clock.advance(hours=1)
+
+    page = await Search(database, cursor_key=KEY).page(filters, limit=10)
+
+    assert [entry.members["count"] for entry in page.entries] == expected
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "AAAAAAAAAAE=", "A" * 32, "💥", "../../etc"])
+async def test_a_cursor_that_is_not_ours_is_refused(
+    database: Database, log: Log, cursor: str
+) -> None:
+    with pytest.raises(InvalidCursor):
+        await Search(database, cursor_key=KEY).page(Filters(), limit=10, cursor=cursor)
+
+
+async def test_a_cursor_of_another_key_is_refused(database: Database, log: Log) -> None:
+    await log.record([an_event(number) for number in range(3)])
+    page = await Search(database, cursor_key=b"other").page(Filters(), limit=1)
+
+    with pytest.raises(InvalidCursor):
+        await Search(database, cursor_key=KEY).page(Filters(), limit=1, cursor=page.next_cursor)
