@@ -23,7 +23,7 @@ check: $(VENV)/.test-installed
 	$(BIN)/pytest -m "not outside" -q
 
 test: check
-	$(BIN)/python tests/find_tools.py
+	$(BIN)/python -m tests.chromium
 	$(BIN)/pytest -m outside
 
 $(VENV)/bin/python:

@@ -48,7 +48,8 @@ audit_cli = typer.Typer(help="Read the log and prove that nobody edited it.", no
 app.add_typer(users_cli, name="users")
 app.add_typer(audit_cli, name="audit")
 
-out = Console(highlight=False, soft_wrap=True)
+PIPE_WIDTH = 200  # what is not read on a terminal need not fit one
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 SERVE_BACKLOG = 2048
 STOP_SECONDS = 15

@@ -167,6 +167,8 @@ class Settings(BaseSettings):
             raise ValueError("must start with https:// or http://")
         if any(character in value for character in "?# \n\t\"'<>\\"):
             raise ValueError("must be a plain address without query, fragment or spaces")
+        if "@" in value:
+            raise ValueError("must not carry a user name or password")
         return value.rstrip("/")
 
     @field_validator("cors_origins", mode="before")

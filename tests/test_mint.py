@@ -78,6 +78,7 @@ async def test_openai_is_asked_for_the_planned_session_and_for_an_opaque_user(
     assert request.headers["OpenAI-Safety-Identifier"] == expected
     assert len(expected) == 64
     assert alice.id not in str(request.headers)
+    assert request.headers["X-Client-Request-Id"] == minted.id
 
 
 async def test_the_log_knows_the_secret_by_its_fingerprint_alone(

@@ -52,6 +52,7 @@ def test_lists_are_separated_by_commas(tmp_path: Path) -> None:
         ("OPENAI_API_KEY=sk-canarü", "OPENAI_API_KEY: holds a character outside ASCII"),
         ("SECRET_KEY=canary", "SECRET_KEY: needs at least 32 characters"),
         ("OPENAI_BASE_URL=api.openai.com/v1", "OPENAI_BASE_URL: must start with https://"),
+        ("OPENAI_BASE_URL=https://u:canary@x.example/v1", "OPENAI_BASE_URL: must not carry a user"),
         ("PUBLIC_URL=https://x.example/?a=b", "PUBLIC_URL: must be a plain address"),
         ("PORT=http", "PORT: Input should be a valid integer"),
         ("PORT=0", "PORT: Input should be greater than or equal to 1"),

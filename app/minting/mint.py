@@ -125,6 +125,7 @@ class Minter:
                 plan.session,
                 ttl_seconds=plan.ttl_seconds,
                 safety_identifier=self._keyed(self._safety_key, caller.user_id),
+                client_request_id=attempt_id,
             )
         except BaseException as error:
             # A refusal, a time-out, a cancelled request or a bug: the attempt gets its outcome.

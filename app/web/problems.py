@@ -1,0 +1,248 @@
+"""Every refusal as the client sees it: RFC 9457 problem documents, and nowhere else.
+
+The token and the revocation endpoint are the exception: there RFC 6749 section 5.2 says what a
+refusal looks like, so that any OAuth client understands it.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from app.base.errors import (
+    BodyTooLarge,
+    FieldError,
+    InsufficientScope,
+    InternalError,
+    InvalidRequest,
+    InvalidToken,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    OverrideNotAllowed,
+    Problem,
+    ProfileNotFound,
+    QuotaExceeded,
+    RateLimited,
+    Unauthenticated,
+    UnsupportedMediaType,
+    UpstreamRateLimited,
+)
+from app.base.ids import new_id
+from app.web.field_errors import field_errors
+
+MEDIA_TYPE = "application/problem+json"
+
+OAUTH_PATHS = frozenset({"/auth/token", "/auth/revoke"})
+"""Paths that read forms and refuse as RFC 6749 section 5.2 says."""
+
+_REALM = 'Bearer realm="realtime-tokens"'
+_SCHEMAS = "#/components/schemas/"
+_EXAMPLE_PUBLIC_URL = "https://tokens.example.com"
+EXAMPLE_REQUEST_ID = "req_6MZ1XKQ0T8WJ4V9E2RBN7HCY5D"
+
+
+class ProblemDocument(BaseModel):
+    """Why a request was refused, and what to do (RFC 9457)."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    type_: str = Field(alias="type")
+    """Address of the page that explains the code."""
+
+    title: str
+    """The kind of problem in a few words; the same for each with this code."""
+
+    status: int
+    """The HTTP status once more."""
+
+    detail: str
+    """What happened, and what to do."""
+
+    code: str
+    """Stable name of the kind of problem. Programs decide by it."""
+
+    request_id: str
+    """Name of this request in the server's logs; also in the `X-Request-ID` header."""
+
+    errors: tuple[FieldError, ...] = Field(default=(), exclude_if=lambda errors: not errors)
+    """The fields at fault; only with 422."""
+
+    @classmethod
+    def of(cls, problem: Problem, *, public_url: str, request_id: str) -> "ProblemDocument":
+        """Describe *problem*."""
+        return cls(
+            type_=f"{public_url}/errors/{problem.code}",
+            title=problem.title,
+            status=problem.status,
+            detail=problem.detail,
+            code=problem.code,
+            request_id=request_id,
+            errors=problem.errors,
+        )
+
+
+_FRAMEWORK_REFUSALS: Mapping[int, type[Problem]] = {
+    kind.status: kind for kind in (NotFound, MethodNotAllowed, BodyTooLarge, UnsupportedMediaType)
+}
+
+# Kinds that need more than their title and advice.
+_EXAMPLES: Mapping[type[Problem], Problem] = {
+    InsufficientScope: InsufficientScope("audit:read"),
+    InvalidRequest: InvalidRequest(
+        errors=[
+            FieldError("ttlSeconds", "must be greater than or equal to 10"),
+            FieldError("voise", "is not a known field; known are profile, language, voice"),
+        ]
+    ),
+    Overloaded: Overloaded(retry_after_seconds=1),
+    OverrideNotAllowed: OverrideNotAllowed("The profile 'support' does not let you choose: voice."),
+    ProfileNotFound: ProfileNotFound("There is no such profile. Yours are: default, support."),
+    QuotaExceeded: QuotaExceeded(retry_after_seconds=7200),
+    RateLimited: RateLimited(retry_after_seconds=12),
+    UpstreamRateLimited: UpstreamRateLimited(retry_after_seconds=5),
+}
+
+
+def install_problem_handlers(app: FastAPI, *, public_url: str) -> None:
+    """Make *app* answer every refusal, ours and the framework's, as this module says.
+
+    Args:
+        app: The application; its OpenAPI document gains the schema ``ProblemDocument``.
+        public_url: Without a slash at the end; problem types are addresses below it.
+    """
+
+    async def on_problem(request: Request, error: Exception) -> JSONResponse:
+        return problem_response(_problem_of(error, request), request.scope, public_url=public_url)
+
+    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+        response = await on_problem(request, error)
+        if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]  # RFC 9110 section 15.5.6
+        return response
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_problem)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_problem)
+    _publish_schema(app)
+
+
+def problem_response(problem: Problem, scope: Scope, *, public_url: str) -> JSONResponse:
+    """Return the answer that refuses the request of *scope* because of *problem*."""
+    headers = {"Cache-Control": "no-store"}
+    if problem.retry_after_seconds is not None:
+        headers["Retry-After"] = str(problem.retry_after_seconds)
+    if challenge := _challenge(problem):
+        headers["WWW-Authenticate"] = challenge
+    if scope["path"] in OAUTH_PATHS:
+        return JSONResponse(_oauth_error(problem), problem.status, headers)
+    # The door names each request; an application tested without it has nobody who did.
+    request_id = scope.setdefault("state", {}).setdefault("request_id", new_id("req"))
+    document = ProblemDocument.of(problem, public_url=public_url, request_id=request_id)
+    return JSONResponse(document.model_dump(), problem.status, headers, MEDIA_TYPE)
+
+
+def example_of(kind: type[Problem]) -> Problem:
+    """Return a problem of this *kind* as it may occur."""
+    return _EXAMPLES.get(kind) or kind()
+
+
+def problem_responses(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """Return what a route passes as ``responses``: its refusals, each with an example."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in sorted(kinds, key=lambda kind: (kind.status, kind.code)):
+        document = ProblemDocument.of(
+            example_of(kind), public_url=_EXAMPLE_PUBLIC_URL, request_id=EXAMPLE_REQUEST_ID
+        )
+        response = responses.setdefault(
+            int(kind.status),
+            {
+                "description": kind.status.phrase,
+                "content": {
+                    MEDIA_TYPE: {
+                        "schema": {"$ref": f"{_SCHEMAS}{ProblemDocument.__name__}"},
+                        "examples": {},
+                    }
+                },
+            },
+        )
+        response["content"][MEDIA_TYPE]["examples"][kind.code] = {
+            "summary": kind.title,
+            "value": document.model_dump(mode="json"),
+        }
+    return responses
+
+
+def _publish_schema(app: FastAPI) -> None:
+    """Put the schema that ``problem_responses`` refers to into the OpenAPI document.
+
+    FastAPI would do so for a ``model``, but then names application/json as its media type.
+    """
+    _, schemas = models_json_schema(
+        [(ProblemDocument, "serialization")], ref_template=_SCHEMAS + "{model}"
+    )
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _challenge(problem: Problem) -> str | None:
+    """Return the ``WWW-Authenticate`` of a 401 or 403, RFC 6750 section 3."""
+    match problem:
+        case Unauthenticated():
+            return _REALM  # no error code: the client did not try to authenticate
+        case InvalidToken():
+            return f'{_REALM}, error="invalid_token"'
+        case InsufficientScope(scope=scope):
+            return f'{_REALM}, error="insufficient_scope", scope="{scope}"'
+        case _:
+            return None
+
+
+def _oauth_error(problem: Problem) -> dict[str, str]:
+    """Return the body that RFC 6749 section 5.2 describes."""
+    match problem.status:
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            error = "rate_limited"
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            error = "temporarily_unavailable"
+        case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            error = "server_error"
+        case _:
+            error = "invalid_request"
+    return {"error": error, "error_description": problem.detail}
+
+
+def _problem_of(error: Exception, request: Request) -> Problem:
+    """Return the problem that *error*, ours or the framework's, is for the caller."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return InvalidRequest(errors=field_errors(error, request))
+        case HTTPException(status_code=status) if status in _FRAMEWORK_REFUSALS:
+            return _FRAMEWORK_REFUSALS[status]()
+        case HTTPException(status_code=status) if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            # FastAPI's 400: not UTF-8, nested too deep, a number of 5,000 digits, a broken form.
+            return InvalidRequest(errors=[FieldError("body", "cannot be read")])
+        case _:
+            return InternalError()

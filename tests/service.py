@@ -1,0 +1,136 @@
+"""The service as a stranger meets it: a real process, reached over the network."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+READY_SECONDS = 30
+COMMAND = [sys.executable, "-m", "app"]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def environment(**settings: Any) -> dict[str, str]:
+    """Return what a process gets to see: these settings and nothing of the developer's own."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return kept | {name: str(value) for name, value in settings.items()}
+
+
+def run_command(
+    folder: Path, *arguments: str, stdin: str = "", **settings: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run `realtime-tokens` in *folder* to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(**settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@dataclass
+class Service:
+    """A running service, everything it has printed, and a client to reach it."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    folder: Path
+    settings: dict[str, Any]
+    stdout: Path
+    stderr: Path
+
+    @property
+    def banner(self) -> str:
+        return self.stderr.read_text()
+
+    @property
+    def curl(self) -> str:
+        """The command that the banner offers for pasting."""
+        [line] = [line for line in self.banner.splitlines() if line.startswith("curl ")]
+        return line
+
+    def password_of(self, email: str) -> str:
+        """Return the password that the banner showed."""
+        found = re.search(rf"{re.escape(email)} +(\S+)", self.banner)
+        assert found, self.banner
+        return found[1]
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command beside the service, with its settings."""
+        return run_command(self.folder, *arguments, stdin=stdin, **self.settings)
+
+    def sign_in(self, email: str, password: str) -> dict[str, str]:
+        """Sign in over HTTP and return the header to send from then on."""
+        form = {"grant_type": "password", "username": email, "password": password}
+        answer = httpx.post(f"{self.url}/auth/token", data=form)
+        assert answer.status_code == 200, answer.text
+        return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+    def kill(self) -> None:
+        """End the process as a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+
+@contextmanager
+def serving(folder: Path, *, migrate: bool = True, **settings: Any) -> Iterator[Service]:
+    """Migrate, start the service in *folder*, wait until it is ready, and stop it at the end."""
+    settings.setdefault("PORT", free_port())
+    if migrate:
+        migrated = run_command(folder, "migrate", **settings)
+        assert migrated.returncode == 0, migrated.stderr
+    stdout, stderr = folder / "stdout.log", folder / "stderr.log"
+    with stdout.open("ab") as out, stderr.open("ab") as err:
+        process = subprocess.Popen(
+            [*COMMAND, "serve"],
+            cwd=folder,
+            env=environment(**settings),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+    url = f"http://127.0.0.1:{settings['PORT']}"
+    service = Service(process, url, folder, settings, stdout, stderr)
+    try:
+        _wait_until_ready(service)
+        yield service
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def _wait_until_ready(service: Service) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        assert service.process.poll() is None, f"it ended: {service.banner}"
+        try:
+            if httpx.get(f"{service.url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError(f"not ready after {READY_SECONDS} s: {service.banner}")

@@ -1,0 +1,225 @@
+"""The operator's commands, as processes of their own."""
+
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import __version__
+from tests.service import Service, environment, free_port, run_command, serving
+
+pytestmark = pytest.mark.outside
+
+PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One sandbox that the commands of this module run beside."""
+    with serving(tmp_path_factory.mktemp("beside")) as service:
+        yield service
+
+
+def said(result: subprocess.CompletedProcess[str]) -> str:
+    """Return the single line with which a command failed."""
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+def test_users_are_managed_beside_a_running_service(service: Service) -> None:
+    added = service.run("users", "add", "Ada@example.com", "--password-stdin", stdin=PASSWORD)
+    assert added.stdout.startswith("usr_")
+    again = service.run("users", "add", "ada@example.com", "--password-stdin", stdin=PASSWORD)
+    assert "exists already" in said(again)
+    short = service.run("users", "add", "bob@example.com", "--password-stdin", stdin="short\n")
+    assert "password needs at least 15 characters" in said(short)
+    unknown = service.run("users", "disable", "nobody@example.com")
+    assert "see: realtime-tokens users list" in said(unknown)
+    headers = service.sign_in("ada@example.com", PASSWORD)
+    assert httpx.post(f"{service.url}/realtime/token", headers=headers).status_code == 200
+
+    assert service.run("users", "disable", "ada@example.com").returncode == 0
+
+    refused = httpx.post(f"{service.url}/realtime/token", headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (403, "user_disabled")
+    assert service.run("users", "enable", "ada@example.com").returncode == 0
+    other = "another long enough password"
+    changed = service.run(
+        "users", "set-password", "ada@example.com", "--password-stdin", stdin=other
+    )
+    assert changed.returncode == 0
+    service.sign_in("ada@example.com", other)
+    listed = service.run("users", "list").stdout
+    assert "ada@example.com" in listed
+    assert "admin@example.com" in listed
+
+
+def test_a_token_is_minted_for_a_user_and_the_log_tells_of_it(service: Service) -> None:
+    minted = service.run("token", "demo@example.com")
+
+    body = json.loads(minted.stdout)
+    assert body["token"].startswith("ek_sandbox_")
+    listed = service.run("audit", "list", "--outcome", "issued").stdout
+    assert "client_secret.mint" in listed
+    unknown = service.run("token", "demo@example.com", "--profile", "nope")
+    assert "There are: default" in said(unknown)
+
+
+def test_the_log_is_verified_beside_a_running_service(service: Service) -> None:
+    verified = service.run("audit", "verify")
+
+    assert verified.returncode == 0
+    assert "the chain is whole" in verified.stdout
+
+
+def test_an_edited_row_is_named(tmp_path: Path) -> None:
+    run_command(tmp_path, "migrate")
+    for name in ("a", "b", "c"):
+        run_command(
+            tmp_path, "users", "add", f"{name}@example.com", "--password-stdin", stdin=PASSWORD
+        )
+    connection = sqlite3.connect(tmp_path / "var" / "sandbox.db")
+    connection.execute("DROP TRIGGER audit_events_no_update")
+    connection.execute("UPDATE audit_events SET canon = replace(canon, 'user', 'root') WHERE seq=2")
+    connection.commit()
+    connection.close()
+
+    result = run_command(tmp_path, "audit", "verify")
+
+    assert result.returncode == 1
+    assert "row 2: changed" in result.stdout
+    assert "1 faults in 3 rows" in result.stderr
+
+
+def test_check_says_ok_and_online_that_the_key_works(service: Service) -> None:
+    assert service.run("check").stdout.splitlines()[-1] == "ok"
+
+    online = service.run("check", "--online")
+
+    assert online.returncode == 0, online.stderr
+    assert "the key works" in online.stdout
+
+
+def test_check_has_a_line_for_each_fault(tmp_path: Path) -> None:
+    faulty = '[profiles.a]\nmodle = "mini"\n[profiles.b]\nvoice = "darth"\n'
+    (tmp_path / "profiles.toml").write_text(faulty)
+
+    result = run_command(tmp_path, "check", PROFILES_FILE="profiles.toml")
+
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert any("profiles.a.modle" in line and "model" in line for line in lines)
+    assert any("profiles.b.voice" in line for line in lines)
+
+
+def test_the_openapi_document_is_printed_without_a_database(tmp_path: Path) -> None:
+    printed = run_command(tmp_path, "openapi")
+
+    assert "/realtime/token" in json.loads(printed.stdout)["paths"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert run_command(tmp_path, "version").stdout.strip() == __version__
+
+
+# Starts that end with one line --------------------------------------------------------------
+
+
+def test_an_unmigrated_database_ends_with_a_line(tmp_path: Path) -> None:
+    assert "run: realtime-tokens migrate" in said(run_command(tmp_path, "serve"))
+    assert "run: realtime-tokens migrate" in said(run_command(tmp_path, "users", "list"))
+
+
+def test_a_taken_port_ends_with_a_line(tmp_path: Path) -> None:
+    run_command(tmp_path, "migrate")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        line = said(run_command(tmp_path, "serve", PORT=port))
+
+    assert f"127.0.0.1:{port} cannot be used" in line
+    assert "set another PORT" in line
+
+
+def test_a_second_service_on_one_database_ends_with_a_line(service: Service) -> None:
+    line = said(run_command(service.folder, "serve", PORT=free_port()))
+
+    assert "another service already runs on" in line
+
+
+def test_a_key_with_a_newline_ends_with_a_line_and_is_not_shown(tmp_path: Path) -> None:
+    line = said(run_command(tmp_path, "serve", OPENAI_API_KEY="sk-canary\n"))
+
+    assert "OPENAI_API_KEY: holds a space, newline or control character" in line
+    assert "canary" not in line
+
+
+def test_production_refuses_the_sandbox(tmp_path: Path) -> None:
+    line = said(run_command(tmp_path, "serve", APP_ENV="production"))
+
+    assert "OPENAI_API_KEY is not set" in line
+
+
+def test_a_database_of_the_sandbox_does_not_serve_live(tmp_path: Path) -> None:
+    run_command(tmp_path, "migrate")
+    (tmp_path / "var" / "sandbox.db").rename(tmp_path / "var" / "service.db")
+
+    line = said(run_command(tmp_path, "serve", OPENAI_API_KEY="sk-x"))
+
+    assert "belongs to the sandbox environment" in line
+
+
+def test_a_missing_module_ends_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(name='uvicorn')")
+
+    result = subprocess.run(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "The Python module uvicorn is missing" in said(result)
+
+
+def test_a_real_key_makes_nobody_and_says_how_to_make_the_first_admin(tmp_path: Path) -> None:
+    with serving(tmp_path, OPENAI_API_KEY="sk-x") as service:
+        assert "users add YOU@EXAMPLE.COM --role admin" in service.banner
+        assert "SANDBOX" not in service.banner
+        assert "password" not in service.banner
+        assert "example.com" not in service.run("users", "list").stdout
+
+
+def test_a_second_start_keeps_the_data_and_shows_no_password_again(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        password = service.password_of("demo@example.com")
+        service.sign_in("demo@example.com", password)
+    first = (tmp_path / "stderr.log").read_text()
+
+    with serving(tmp_path) as service:
+        second = service.banner.removeprefix(first)
+        assert "shown this once" not in second
+        assert "curl -sS -X POST" in second
+        service.sign_in("demo@example.com", password)
+
+
+def test_retired_models_in_the_settings_are_named_at_the_start(tmp_path: Path) -> None:
+    old = "gpt-realtime-mini-2025-10-06"
+    with serving(tmp_path, OPENAI_REALTIME_MODEL=old, OPENAI_REALTIME_TEMPERATURE="0.8") as service:
+        assert old in service.banner
+        assert "OPENAI_REALTIME_TEMPERATURE" in service.banner

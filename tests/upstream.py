@@ -1,0 +1,63 @@
+"""A stand-in for OpenAI in a server of its own, which counts what really arrives."""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Upstream:
+    """Mints for whoever asks, and remembers whom."""
+
+    url: str = ""
+    delay_seconds: float = 0.0
+    status: int = 200
+    error: dict[str, Any] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)  # X-Client-Request-Id of every mint
+    minted: list[str] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                lines = (line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+                headers = {name.lower(): value for name, value in lines}
+                body = json.loads(await reader.readexactly(int(headers["content-length"])))
+                self.asked.append(headers["x-client-request-id"])
+                await asyncio.sleep(self.delay_seconds)
+                writer.write(self._answer(body))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    def _answer(self, body: dict[str, Any]) -> bytes:
+        if self.status == 200:
+            value = f"ek_{secrets.token_hex(16)}"
+            self.minted.append(value)
+            seconds = body["expires_after"]["seconds"]
+            answer = {"value": value, "expires_at": int(time.time()) + seconds, "session": {}}
+        else:
+            answer = {"error": self.error}
+        text = json.dumps(answer)
+        return (
+            f"HTTP/1.1 {self.status} X\r\nContent-Type: application/json\r\n"
+            f"X-Request-Id: req_{len(self.asked)}\r\nContent-Length: {len(text)}\r\n\r\n{text}"
+        ).encode()
+
+
+@asynccontextmanager
+async def playing_openai() -> AsyncIterator[Upstream]:
+    """Serve an `Upstream` on loopback."""
+    upstream = Upstream()
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with server:
+        yield upstream
