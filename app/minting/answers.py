@@ -79,7 +79,7 @@ def plain_id(text: Any) -> str | None:
 def refusal(answer: Answer, *, now: datetime) -> UpstreamProblem:
     """Return the problem that an answer other than 200 stands for.
 
-    Source: design section 3.3; the statuses and codes of OpenAI's API reference, "Error codes".
+    Source: the statuses and codes of OpenAI's API reference, "Error codes".
     """
     error = answer.content.get("error")
     error = error if isinstance(error, dict) else {}
