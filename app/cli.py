@@ -33,6 +33,7 @@ from app.minting.catalogue import Catalogue
 from app.minting.profiles import Profiles, ProfilesFault, Wish
 from app.runtime import Runtime, installation_secret, open_runtime, openai_client
 from app.settings import Settings, SettingsFault, read_settings
+from app.web.http_protocol import HttpProtocol
 from app.web.realtime import TokenResponse
 
 T = TypeVar("T")
@@ -71,8 +72,8 @@ def serve() -> None:
     config = uvicorn.Config(
         create_app(settings, announce=_announce),
         loop="uvloop",
-        http="httptools",
-        ws="websockets-sansio",
+        http=HttpProtocol,
+        ws="websockets-sansio" if settings.environment == "sandbox" else "none",
         ws_max_size=32 * 1024 * 1024,  # 15 MiB of audio as base64, for the sandbox
         proxy_headers=False,  # TRUSTED_PROXIES decides whose word counts
         server_header=False,

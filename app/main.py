@@ -33,20 +33,27 @@ DESCRIPTION = """
 Gives your users short-lived tokens for OpenAI's Realtime API. Your OpenAI key stays on the server,
 audio flows directly between the frontend and OpenAI, and every token leaves a row in a log.
 
-1. Sign in at `POST /auth/token` (or send a token you have).
+1. Sign in at `POST /auth/token`; on this page, with **Authorize**.
 2. `POST /realtime/token` gives a token and the session it is bound to.
-3. Connect where `connect` says, at once; ask for a new token for each connection.
+3. Connect where `connect` says, at once. Ask for a new token for each connection.
 
 **What a token binds is a default.** Its holder can change everything but the model; put nothing
-confidential into a session. Refusals are `application/problem+json` with a stable `code`; each
-code has a page under [`/errors`](/errors).
+confidential into a session.
+
+**Refusals** are `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457))
+with a stable `code`, which has a page under [errors](errors); `POST /auth/token` refuses as OAuth
+clients expect. An unknown path answers `not_found`, an unknown method `method_not_allowed`. Fields
+and parameters that we do not know are refused, and so is a body over 64 KiB.
+
+**Every request has a name**: it comes back as `X-Request-ID`, and the server's logs have it. Send
+one of your own, up to 64 letters, digits, `.`, `_` or `-`, and it is kept.
 """
 
 TAGS = [
-    {"name": "Realtime", "description": "Tokens, and what they can be bound to."},
-    {"name": "Sign-in", "description": "Access tokens for accounts of this service."},
-    {"name": "Audit", "description": "Who got which token, when, from where; refusals too."},
-    {"name": "Operation", "description": "For load balancers and operators."},
+    {"name": "Realtime", "description": "Tokens, and what they can be bound to"},
+    {"name": "Sign-in", "description": "Access tokens for accounts of this service"},
+    {"name": "Audit", "description": "Who got which token, when and from where; refusals too"},
+    {"name": "Operation", "description": "For load balancers and operators"},
 ]
 
 
@@ -95,6 +102,7 @@ def create_app(settings: Settings, *, announce: Announce | None = None) -> FastA
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     install_problem_handlers(app, public_url=settings.public_url)
+    docs.complete_description(app, public_url=settings.public_url)
     return app
 
 

@@ -2,7 +2,7 @@
 
     python examples/talk.py http://127.0.0.1:8000 demo@example.com
 
-Needs the packages httpx and openai. The password is asked for, or read from a pipe.
+Needs the packages httpx, openai and websockets. The password is asked for, or read from a pipe.
 """
 
 import asyncio

@@ -139,7 +139,7 @@ def test_a_short_plain_request_id_is_taken_over(
     assert {line["request_id"] for line in lines.all} == {name}
 
 
-@pytest.mark.parametrize("name", ["", "A" * 65, "a b", "a\tb", "é", "x;y", '"'])
+@pytest.mark.parametrize("name", ["", "A" * 65, "a b", "a\tb", "é", "x;y", '"', "ek_1"])
 def test_any_other_request_id_is_replaced_by_one_of_ours(client: TestClient, name: str) -> None:
     answer = client.get("/state", headers={b"X-Request-ID": name.encode("latin-1")})
 

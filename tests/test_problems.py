@@ -136,7 +136,7 @@ def test_a_bug_is_a_500_that_says_nothing(bug: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "name"),
     [
-        (InvalidRequest(), 422, "invalid_request"),
+        (InvalidRequest(), 400, "invalid_request"),
         (RateLimited(retry_after_seconds=5), 429, "rate_limited"),
         (Overloaded(retry_after_seconds=5), 503, "temporarily_unavailable"),
         (RuntimeError("hunter2"), 500, "server_error"),

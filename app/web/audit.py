@@ -7,59 +7,77 @@ from fastapi import APIRouter, Path, Query
 from pydantic import AwareDatetime, Field
 
 from app.audit.search import LARGEST_PAGE, Entry, Filters
-from app.base.errors import (
-    InsufficientScope,
-    InvalidCursor,
-    InvalidRequest,
-    InvalidToken,
-    NotFound,
-    Unauthenticated,
-    UserDisabled,
-)
+from app.base.errors import FieldError, InvalidCursor, InvalidRequest, NotFound
 from app.base.ids import is_id
 from app.web.callers import Auditor, RuntimeDep
-from app.web.problems import problem_responses
-from app.web.schema import Answer, Asked
+from app.web.problems import EXAMPLE_REQUEST_ID, problem_responses
+from app.web.schema import Answer, Asked, Omissible, success
 
 router = APIRouter(prefix="/audit", tags=["Audit"])
 
 
 class EventView(Answer):
-    """One row of the log."""
+    """One row of the log. What does not apply to it is null."""
 
     seq: int = Field(description="Position in the log, from 1, without gaps.")
-    recorded_at: datetime
-    event_id: str
-    action: str
-    outcome: str
-    attempt_id: str | None = None
-    reason: str | None = None
-    actor: str | None = None
-    target: str | None = None
-    credential: str | None = None
-    request_id: str | None = None
-    role: str | None = None
-    profile: str | None = None
-    model_asked: str | None = None
-    model_used: str | None = None
-    transcription_model: str | None = None
-    language: str | None = None
-    ttl_seconds: int | None = None
-    expires_at: int | None = None
-    config_digest: str | None = None
-    upstream_status: int | None = None
-    upstream_code: str | None = None
-    upstream_request_id: str | None = None
-    upstream_session_id: str | None = None
-    upstream_ms: int | None = None
-    token_fingerprint: str | None = None
+    recorded_at: datetime = Field(description="When it was written, RFC 3339, to the microsecond.")
+    event_id: str = Field(description="`evt_…`, the row's own name.")
+    action: str = Field(
+        description="What was done: `client_secret.mint`, `user.sign_in`, `access_token.verify`, …"
+    )
+    outcome: str = Field(
+        description="`requested`, then `issued`, `failed` or `unknown`, for a mint; `denied`, or"
+        " `succeeded`, for the rest."
+    )
+    attempt_id: str | None = Field(
+        default=None, description="`tok_…`, the `id` that the mint's caller was given."
+    )
+    reason: str | None = Field(default=None, description="Why not: mostly the code of the problem.")
+    actor: str | None = Field(
+        default=None, description="Who did it: a user's `usr_…`, or `operator` for a command."
+    )
+    target: str | None = Field(default=None, description="Whom it was done to, if somebody else.")
+    credential: str | None = Field(
+        default=None,
+        description="Id of what was shown: the `jti` of an access token, or a sign-in.",
+    )
+    request_id: str | None = Field(default=None, description="The `X-Request-ID` of the request.")
+    role: str | None = Field(default=None, description="The role that was used or given.")
+    profile: str | None = Field(default=None, description="Name of the session profile.")
+    model_asked: str | None = Field(
+        default=None, description="What the profile names: a family or a model's id."
+    )
+    model_used: str | None = Field(default=None, description="The model the token is bound to.")
+    transcription_model: str | None = Field(default=None, description="The model that transcribes.")
+    language: str | None = Field(default=None, description="Of the transcription, ISO-639-1.")
+    ttl_seconds: int | None = Field(default=None, description="Lifetime that was asked for.")
+    expires_at: int | None = Field(
+        default=None, description="Unix seconds after which the token opens no session."
+    )
+    config_digest: str | None = Field(
+        default=None, description="SHA-256 of the session the token is bound to, hex."
+    )
+    upstream_status: int | None = Field(default=None, description="HTTP status of OpenAI's answer.")
+    upstream_code: str | None = Field(default=None, description="`error.code` of OpenAI's answer.")
+    upstream_request_id: str | None = Field(
+        default=None, description="`x-request-id` of OpenAI's answer; its support asks for it."
+    )
+    upstream_session_id: str | None = Field(default=None, description="`session.id` of it.")
+    upstream_ms: int | None = Field(
+        default=None, description="How long OpenAI took to answer, in milliseconds."
+    )
+    token_fingerprint: str | None = Field(
+        default=None, description="Keyed digest of the token, by which a leaked one is traced; hex."
+    )
     count: int | None = Field(
         default=None, description="How many refusals this row stands for, when it counts them."
     )
-    environment: str
-    ip: str | None = Field(default=None, description="While it is kept.")
-    user_agent: str | None = Field(default=None, description="While it is kept.")
-    email: str | None = Field(default=None, description="While it is kept.")
+    environment: str = Field(description="`live` or `sandbox`.")
+    ip: str | None = Field(default=None, description="The client's address, while it is kept.")
+    user_agent: str | None = Field(
+        default=None, description="The client's `User-Agent`, while it is kept."
+    )
+    email: str | None = Field(default=None, description="The user's address, while it is kept.")
     row_hash: str = Field(description="SHA-256 over this row and all before it, hex.")
 
     @classmethod
@@ -73,22 +91,34 @@ class EventView(Answer):
 class EventQuery(Asked):
     """Which rows are wanted. All of it is optional and combines."""
 
-    actor: str | None = Field(default=None, description="A user's id.")
-    action: str | None = Field(default=None, examples=["client_secret.mint"])
-    outcome: str | None = Field(
+    actor: Omissible[str] = Field(
+        default=None, description="Who did it: a user's `usr_…`, or `operator`."
+    )
+    action: Omissible[str] = Field(
+        default=None, description="What was done, such as `client_secret.mint`, `user.sign_in`."
+    )
+    outcome: Omissible[str] = Field(
         default=None,
-        description="`requested`, `issued`, `failed`, `unknown`, `denied`, `succeeded`.",
+        description="`requested`, `issued`, `failed`, `unknown`, `denied` or `succeeded`.",
     )
-    profile: str | None = None
-    model: str | None = Field(default=None, description="Asked for or used.")
-    since: AwareDatetime | None = Field(
-        default=None, alias="from", description="RFC 3339 with offset; this instant or later."
+    profile: Omissible[str] = Field(default=None, description="Name of a session profile.")
+    model: Omissible[str] = Field(
+        default=None, description="A model's id or family, as asked for or as used."
     )
-    until: AwareDatetime | None = Field(
-        default=None, alias="to", description="RFC 3339 with offset; earlier than this."
+    since: Omissible[AwareDatetime] = Field(
+        default=None,
+        alias="from",
+        description="Rows of this instant or later: RFC 3339 with offset, `2026-11-20T09:30:00Z`.",
     )
-    limit: int = Field(default=50, ge=1, le=LARGEST_PAGE)
-    cursor: str | None = Field(default=None, max_length=64, description="`nextCursor` of a page.")
+    until: Omissible[AwareDatetime] = Field(
+        default=None, alias="to", description="Rows earlier than this: RFC 3339 with offset."
+    )
+    limit: int = Field(default=50, ge=1, le=LARGEST_PAGE, description="Rows per page at the most.")
+    cursor: Omissible[str] = Field(
+        default=None,
+        max_length=64,
+        description="`nextCursor` of the page before, with the same filters.",
+    )
 
     @property
     def filters(self) -> Filters:
@@ -108,7 +138,9 @@ class EventsResponse(Answer):
     """A page of the log, newest first."""
 
     events: list[EventView]
-    next_cursor: str | None = Field(description="Send it as `cursor` for the next page.")
+    next_cursor: str | None = Field(
+        description="Send it as `cursor` for the next page; null when this is the last."
+    )
 
 
 class EventResponse(Answer):
@@ -118,21 +150,39 @@ class EventResponse(Answer):
     attempt: list[EventView] = Field(description="In the order they were written.")
 
 
-EXAMPLE_EVENT = {
-    "seq": 4711,
+_INTENT = {
+    "seq": 4710,
     "recordedAt": "2026-11-20T12:00:00.123456Z",
-    "eventId": "evt_01JD3Q8Z6T0V9K2M4N5P7R8S1W",
+    "eventId": "evt_0ENVJ1MA8PS6D3Z4R7AQC2XQNG",
     "action": "client_secret.mint",
-    "outcome": "issued",
-    "attemptId": "tok_01JD3Q8Z6T0V9K2M4N5P7R8S1W",
-    "actor": "usr_01JD3Q8Z6T0V9K2M4N5P7R8S1W",
+    "outcome": "requested",
+    "attemptId": "tok_7TS4GKMW4TWNJ1Y2E8K57Z3PA8",
+    "actor": "usr_4KQ2M8Z6T0V9N7R5P3S1W8XHJ0",
+    "credential": "4yQm0b7ZsXl2kKq8cVh1Tg",
+    "requestId": EXAMPLE_REQUEST_ID,
     "profile": "default",
     "modelAsked": "mini",
     "modelUsed": "gpt-realtime-2.1-mini",
+    "transcriptionModel": "gpt-4o-mini-transcribe",
+    "language": "en",
     "ttlSeconds": 60,
     "environment": "live",
     "ip": "192.0.2.17",
-    "rowHash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "userAgent": "Mozilla/5.0",
+    "rowHash": "3b64db95cb55c763391c707108489ae18b4112d783300de38e033b4c98c3deaf",
+}
+_OUTCOME = {
+    **_INTENT,
+    "seq": 4711,
+    "recordedAt": "2026-11-20T12:00:00.389012Z",
+    "eventId": "evt_3XJQZK9Q6MDYS2G23FC76JV4CM",
+    "outcome": "issued",
+    "expiresAt": 1795176060,
+    "upstreamStatus": 200,
+    "upstreamRequestId": "req_5f0c2d7be94c4b1aa0c6b0f8a0d6c2a1",
+    "upstreamMs": 241,
+    "tokenFingerprint": "c0ffee3f1d0b7c8e5a9d2f6b4e8a1c7d3f5b9e2a6c4d8f0b1e3a5c7d9f2b4e6a",
+    "rowHash": "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7",
 }
 
 
@@ -141,26 +191,28 @@ EXAMPLE_EVENT = {
     operation_id="listAuditEvents",
     summary="Search the log",
     responses={
-        200: {
-            "description": "A page of rows",
-            "content": {
-                "application/json": {"example": {"events": [EXAMPLE_EVENT], "nextCursor": None}}
+        **success(
+            "A page of rows, newest first.",
+            example={
+                "events": [_OUTCOME, _INTENT],
+                "nextCursor": "AAAAAAAAEmZrM2d4UTJ2bDd3c0hZcE4x",
             },
-        },
+        ),
         **problem_responses(
             InvalidCursor,
-            Unauthenticated,
-            InvalidToken,
-            InsufficientScope,
-            UserDisabled,
-            InvalidRequest,
+            InvalidRequest(
+                errors=[
+                    FieldError("limit", "must be less than or equal to 200"),
+                    FieldError("actr", "is not a known field"),
+                ]
+            ),
         ),
     },
 )
 async def list_events(
     _: Auditor, runtime: RuntimeDep, query: Annotated[EventQuery, Query()]
 ) -> EventsResponse:
-    """List rows of the log, newest first.
+    """List rows of the log, newest first. Filters combine; without any, every row is listed.
 
     Pages neither skip nor repeat a row while new ones arrive.
     """
@@ -175,24 +227,29 @@ async def list_events(
     operation_id="getAuditEvent",
     summary="Show a row and its attempt",
     responses={
-        200: {
-            "description": "The row, and the rows of the same attempt",
-            "content": {
-                "application/json": {
-                    "example": {"event": EXAMPLE_EVENT, "attempt": [EXAMPLE_EVENT]}
-                }
-            },
-        },
-        **problem_responses(
-            Unauthenticated, InvalidToken, InsufficientScope, UserDisabled, NotFound
+        **success(
+            "The row, and every row of the same attempt.",
+            example={"event": _OUTCOME, "attempt": [_INTENT, _OUTCOME]},
         ),
+        **problem_responses(NotFound("The log has no row with this id.")),
     },
 )
 async def get_event(
     _: Auditor,
     runtime: RuntimeDep,
     wanted: Annotated[
-        str, Path(alias="id", description="An event's id, or the `id` of a token's answer.")
+        str,
+        Path(
+            alias="id",
+            description="The `evt_…` of a row, or the `tok_…` of a mint.",
+            openapi_examples={
+                "attempt": {
+                    "summary": "What became of a mint",
+                    "value": "tok_7TS4GKMW4TWNJ1Y2E8K57Z3PA8",
+                },
+                "event": {"summary": "One row", "value": "evt_0ENVJ1MA8PS6D3Z4R7AQC2XQNG"},
+            },
+        ),
     ],
 ) -> EventResponse:
     """Show one row by its `evt_…`, or an attempt by the `tok_…` that its caller was given.

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
-from fastapi.security import OAuth2
+from fastapi.security import HTTPBearer, OAuth2
 
 from app.identity.callers import Caller, Origin
 from app.runtime import Runtime
@@ -13,15 +13,26 @@ from app.runtime import Runtime
 LONGEST_USER_AGENT = 512
 
 SCOPE_MEANINGS = {
-    "mint": "ask for client secrets",
+    "mint": "ask for tokens, and see what they can be bound to",
     "audit:read": "read the audit log",
     "admin": "change users and settings",
 }
 
-oauth2 = OAuth2(
+PASSWORD_SCHEME = "accessToken"
+
+# Two ways to come by the same header, for the OpenAPI document: bring a token, or sign in. In this
+# order the dialog of Swagger UI opens at its top, with the cursor where one signs in.
+bearer_token = HTTPBearer(
+    scheme_name="bearerToken",
+    bearerFormat="JWT",
+    description="An access token you have, without the word `Bearer`.",
+    auto_error=False,
+)
+password_grant = OAuth2(
     flows=OAuthFlows(password=OAuthFlowPassword(tokenUrl="auth/token", scopes=SCOPE_MEANINGS)),
-    scheme_name="accessToken",
-    description="An access token from `POST /auth/token`, sent as `Authorization: Bearer …`.",
+    scheme_name=PASSWORD_SCHEME,
+    description="Sign in with e-mail and password, as `POST /auth/token` does. Leave the client's"
+    " id and secret empty. Without a scope you get all that your role has.",
     auto_error=False,
 )
 
@@ -74,12 +85,14 @@ def caller_with(
         confirmed: Look into the database whether the caller may still act. Minting does so itself,
             together with its first row.
     """
+    scopes = [] if scope is None else [scope]
 
     async def caller(
         request: Request,
         runtime: RuntimeDep,
         origin: OriginDep,
-        authorization: Annotated[str | None, Depends(oauth2)],
+        _: Annotated[object, Security(bearer_token, scopes=scopes)],
+        authorization: Annotated[str | None, Security(password_grant, scopes=scopes)],
     ) -> Caller:
         caller = await runtime.callers.authenticate(authorization, origin, scope=scope)
         request.state.log["actor"] = caller.user_id

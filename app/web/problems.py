@@ -4,9 +4,10 @@ The token and the revocation endpoint are the exception: there RFC 6749 section 
 refusal looks like, so that any OAuth client understands it.
 """
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Scope
 
 from app.base.errors import (
+    AuditUnavailable,
     BodyTooLarge,
     FieldError,
     InsufficientScope,
@@ -44,10 +46,29 @@ MEDIA_TYPE = "application/problem+json"
 OAUTH_PATHS = frozenset({"/auth/token", "/auth/revoke"})
 """Paths that read forms and refuse as RFC 6749 section 5.2 says."""
 
-_REALM = 'Bearer realm="realtime-tokens"'
-_SCHEMAS = "#/components/schemas/"
-_EXAMPLE_PUBLIC_URL = "https://tokens.example.com"
 EXAMPLE_REQUEST_ID = "req_6MZ1XKQ0T8WJ4V9E2RBN7HCY5D"
+
+HEADERS = {
+    "X-Request-ID": {
+        "description": "Name of the request in the server's logs.",
+        "schema": {"type": "string"},
+        "example": EXAMPLE_REQUEST_ID,
+    },
+    "Retry-After": {
+        "description": "Seconds until asking again makes sense; only where waiting helps.",
+        "schema": {"type": "integer", "minimum": 1},
+        "example": 12,
+    },
+    "WWW-Authenticate": {
+        "description": "The challenge of RFC 6750 section 3, where another token would help.",
+        "schema": {"type": "string"},
+        "example": 'Bearer realm="realtime-tokens", error="invalid_token"',
+    },
+}
+"""Headers of answers, as the OpenAPI document describes them once for all operations."""
+
+_REALM = 'Bearer realm="realtime-tokens"'
+_EXAMPLE_PUBLIC_URL = "https://tokens.example.com"
 
 
 class ProblemDocument(BaseModel):
@@ -95,25 +116,52 @@ class ProblemDocument(BaseModel):
         )
 
 
+class OAuthError(BaseModel):
+    """Why the token endpoint refused (RFC 6749 section 5.2)."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    error: Literal[
+        "invalid_request",
+        "invalid_grant",
+        "invalid_scope",
+        "unsupported_grant_type",
+        "rate_limited",
+        "temporarily_unavailable",
+        "server_error",
+    ]
+    """Stable name of the kind of refusal. Programs decide by it."""
+
+    error_description: str
+    """What happened, and what to do."""
+
+
 _FRAMEWORK_REFUSALS: Mapping[int, type[Problem]] = {
     kind.status: kind for kind in (NotFound, MethodNotAllowed, BodyTooLarge, UnsupportedMediaType)
 }
 
 # Kinds that need more than their title and advice.
 _EXAMPLES: Mapping[type[Problem], Problem] = {
+    AuditUnavailable: AuditUnavailable(retry_after_seconds=2),
     InsufficientScope: InsufficientScope("audit:read"),
     InvalidRequest: InvalidRequest(
         errors=[
-            FieldError("ttlSeconds", "must be greater than or equal to 10"),
+            FieldError("ttlSeconds", "must be a whole number"),
             FieldError("voise", "is not a known field; known are profile, language, voice"),
         ]
     ),
     Overloaded: Overloaded(retry_after_seconds=1),
-    OverrideNotAllowed: OverrideNotAllowed("The profile 'support' does not let you choose: voice."),
-    ProfileNotFound: ProfileNotFound("There is no such profile. Yours are: default, support."),
-    QuotaExceeded: QuotaExceeded(retry_after_seconds=7200),
-    RateLimited: RateLimited(retry_after_seconds=12),
-    UpstreamRateLimited: UpstreamRateLimited(retry_after_seconds=5),
+    OverrideNotAllowed: OverrideNotAllowed(
+        "The profile support does not let the caller choose voice."
+    ),
+    ProfileNotFound: ProfileNotFound(
+        "There is no such profile for this caller. There are: default, support."
+    ),
+    QuotaExceeded: QuotaExceeded(
+        "The daily quota is used up. Ask again in 7200 seconds.", retry_after_seconds=7200
+    ),
+    RateLimited: RateLimited("Too many requests. Ask again in 12 seconds.", retry_after_seconds=12),
+    UpstreamRateLimited: UpstreamRateLimited(retry_after_seconds=10),
 }
 
 
@@ -121,7 +169,7 @@ def install_problem_handlers(app: FastAPI, *, public_url: str) -> None:
     """Make *app* answer every refusal, ours and the framework's, as this module says.
 
     Args:
-        app: The application; its OpenAPI document gains the schema ``ProblemDocument``.
+        app: The application; its OpenAPI document gains what ``problem_responses`` refers to.
         public_url: Without a slash at the end; problem types are addresses below it.
     """
 
@@ -138,7 +186,7 @@ def install_problem_handlers(app: FastAPI, *, public_url: str) -> None:
     app.add_exception_handler(RequestValidationError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(Exception, on_problem)
-    _publish_schema(app)
+    _publish_components(app)
 
 
 def problem_response(problem: Problem, scope: Scope, *, public_url: str) -> JSONResponse:
@@ -149,7 +197,9 @@ def problem_response(problem: Problem, scope: Scope, *, public_url: str) -> JSON
     if challenge := _challenge(problem):
         headers["WWW-Authenticate"] = challenge
     if scope["path"] in OAUTH_PATHS:
-        return JSONResponse(_oauth_error(problem), problem.status, headers)
+        # RFC 6749 section 5.2 knows no 422.
+        status = HTTPStatus.BAD_REQUEST if isinstance(problem, InvalidRequest) else problem.status
+        return JSONResponse(_oauth_error(problem).model_dump(), status, headers)
     # The door names each request; an application tested without it has nobody who did.
     request_id = scope.setdefault("state", {}).setdefault("request_id", new_id("req"))
     document = ProblemDocument.of(problem, public_url=public_url, request_id=request_id)
@@ -161,45 +211,66 @@ def example_of(kind: type[Problem]) -> Problem:
     return _EXAMPLES.get(kind) or kind()
 
 
-def problem_responses(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
-    """Return what a route passes as ``responses``: its refusals, each with an example."""
+def problem_responses(
+    *problems: Problem | type[Problem], path: str = "/"
+) -> dict[int | str, dict[str, Any]]:
+    """Return what a route passes as ``responses``: its refusals, each with an example.
+
+    Args:
+        problems: Kinds, or one of a kind where its usual example does not fit the route.
+        path: Of the route; decides whether it refuses with problems or as RFC 6749 says.
+    """
     responses: dict[int | str, dict[str, Any]] = {}
-    for kind in sorted(kinds, key=lambda kind: (kind.status, kind.code)):
-        document = ProblemDocument.of(
-            example_of(kind), public_url=_EXAMPLE_PUBLIC_URL, request_id=EXAMPLE_REQUEST_ID
-        )
-        response = responses.setdefault(
-            int(kind.status),
-            {
-                "description": kind.status.phrase,
-                "content": {
-                    MEDIA_TYPE: {
-                        "schema": {"$ref": f"{_SCHEMAS}{ProblemDocument.__name__}"},
-                        "examples": {},
-                    }
-                },
-            },
-        )
-        response["content"][MEDIA_TYPE]["examples"][kind.code] = {
-            "summary": kind.title,
-            "value": document.model_dump(mode="json"),
-        }
-    return responses
+    for problem in problems:
+        add_problem(responses, problem, path=path)
+    return {status: responses[status] for status in sorted(responses, key=int)}
 
 
-def _publish_schema(app: FastAPI) -> None:
-    """Put the schema that ``problem_responses`` refers to into the OpenAPI document.
+def add_problem(
+    responses: dict[int | str, dict[str, Any]], problem: Problem | type[Problem], *, path: str
+) -> None:
+    """Put *problem* among the described *responses* of a route, unless its code is there.
+
+    What is described is the very answer that clients get, so that it cannot drift from it.
+    """
+    example = problem if isinstance(problem, Problem) else example_of(problem)
+    scope = {"path": path, "state": {"request_id": EXAMPLE_REQUEST_ID}}
+    answer = problem_response(example, scope, public_url=_EXAMPLE_PUBLIC_URL)
+    model = OAuthError if path in OAUTH_PATHS else ProblemDocument
+    response = responses.setdefault(
+        answer.status_code,
+        {"description": HTTPStatus(answer.status_code).phrase, "headers": {}, "content": {}},
+    )
+    response["headers"] |= {name: header_ref(name) for name in HEADERS if name in answer.headers}
+    media = response["content"].setdefault(
+        answer.headers["Content-Type"],
+        {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "examples": {}},
+    )
+    shown = {"summary": example.title, "value": json.loads(bytes(answer.body))}
+    media["examples"] = dict(sorted(({example.code: shown} | media["examples"]).items()))
+
+
+def header_ref(name: str) -> dict[str, str]:
+    """Return a reference to the description of one of ``HEADERS``."""
+    return {"$ref": f"#/components/headers/{name}"}
+
+
+def _publish_components(app: FastAPI) -> None:
+    """Put what ``problem_responses`` refers to into the OpenAPI document.
 
     FastAPI would do so for a ``model``, but then names application/json as its media type.
     """
     _, schemas = models_json_schema(
-        [(ProblemDocument, "serialization")], ref_template=_SCHEMAS + "{model}"
+        [(ProblemDocument, "serialization"), (OAuthError, "serialization")],
+        ref_template="#/components/schemas/{model}",
     )
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = describe()
-        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(schemas["$defs"])
+        components["headers"] = HEADERS
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
@@ -218,18 +289,17 @@ def _challenge(problem: Problem) -> str | None:
             return None
 
 
-def _oauth_error(problem: Problem) -> dict[str, str]:
-    """Return the body that RFC 6749 section 5.2 describes."""
+def _oauth_error(problem: Problem) -> OAuthError:
+    """Return *problem* as RFC 6749 section 5.2 tells it."""
     match problem.status:
         case HTTPStatus.TOO_MANY_REQUESTS:
-            error = "rate_limited"
+            return OAuthError(error="rate_limited", error_description=problem.detail)
         case HTTPStatus.SERVICE_UNAVAILABLE:
-            error = "temporarily_unavailable"
+            return OAuthError(error="temporarily_unavailable", error_description=problem.detail)
         case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            error = "server_error"
+            return OAuthError(error="server_error", error_description=problem.detail)
         case _:
-            error = "invalid_request"
-    return {"error": error, "error_description": problem.detail}
+            return OAuthError(error="invalid_request", error_description=problem.detail)
 
 
 def _problem_of(error: Exception, request: Request) -> Problem:

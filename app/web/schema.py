@@ -1,9 +1,10 @@
-"""How our own JSON is written: camelCase, and unknown fields are refused."""
+"""How our own JSON is written and described: camelCase, and unknown fields are refused."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import SkipJsonSchema
 
 
 class Asked(BaseModel):
@@ -20,5 +21,30 @@ class Answer(BaseModel):
 
 T = TypeVar("T")
 
-Absent = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
+Omissible: TypeAlias = T | SkipJsonSchema[None]
+"""What may be left out, but is never null: a parameter of a query or a form."""
+
+Absent = Annotated[Omissible[T], Field(exclude_if=lambda value: value is None)]
 """A member that is left out of the answer where it does not apply."""
+
+
+def success(
+    description: str, *, example: Any, cache_control: str | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Return what a route passes as ``responses`` to describe its 200.
+
+    Args:
+        description: What the answer means, in a sentence.
+        example: An answer as it may occur, in JSON. A member that is null does not survive
+            FastAPI, so show one that is not.
+        cache_control: The header, where the route sets it.
+    """
+    response: dict[str, Any] = {
+        "description": description,
+        "content": {"application/json": {"example": example}},
+    }
+    if cache_control is not None:
+        schema = {"type": "string", "const": cache_control}
+        header = {"description": f"Always `{cache_control}`.", "schema": schema}
+        response["headers"] = {"Cache-Control": header}
+    return {200: response}

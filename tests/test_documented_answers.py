@@ -1,0 +1,336 @@
+"""What the OpenAPI document says, against what the service answers.
+
+Every refusal that is described is brought about, and every good answer is asked for.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from app.base.db import Database
+from app.base.errors import Conflict, MethodNotAllowed, every_problem
+from app.identity.callers import Origin
+from app.identity.users import OPERATOR, SCOPES, User
+from app.main import create_app
+from app.runtime import Runtime
+from app.settings import Settings
+from app.web.callers import PUBLIC, get_runtime
+from app.web.door import MAX_BODY_BYTES
+from tests.clock import StandingClock
+from tests.conftest import PASSWORD, played
+from tests.fakes import FakeOpenAI
+from tests.openapi_document import (
+    ASKING,
+    OPERATIONS,
+    READING,
+    Operation,
+    check,
+    example_of,
+    openapi,
+)
+
+PROFILES = Path(__file__).parents[1] / "examples" / "profiles.toml"
+EMAIL = "ada@example.com"
+FORM = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
+
+
+@dataclass
+class Stage:
+    """The whole service with OpenAI played, and Ada, who may do everything."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    runtime: Runtime
+    openai: FakeOpenAI
+    ada: User
+
+    async def bearer(self, scopes: frozenset[str] = SCOPES["admin"]) -> dict[str, str]:
+        granted = await self.runtime.sign_in.begin(self.ada, scopes, Origin())
+        return {"Authorization": f"Bearer {granted.access_token}"}
+
+
+Staging = Callable[..., AbstractAsyncContextManager[Stage]]
+
+
+@pytest.fixture
+def staging(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI, database: Database
+) -> Staging:
+    @asynccontextmanager
+    async def stage(**changes: Any) -> AsyncIterator[Stage]:
+        changed = settings.model_copy(update=changes)
+        app = create_app(changed)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 1))
+        async with (
+            played(changed, clock=clock, openai=openai) as runtime,
+            httpx.AsyncClient(transport=transport, base_url=changed.public_url) as client,
+        ):
+            app.dependency_overrides[get_runtime] = lambda: runtime
+            ada = await runtime.users.add(EMAIL, role="admin", password=PASSWORD, by=OPERATOR)
+            yield Stage(app, client, runtime, openai, ada)
+
+    return stage
+
+
+# Each prepares a refusal and returns the headers to be refused with.
+
+
+async def signed_in(stage: Stage) -> dict[str, str]:
+    return await stage.bearer()
+
+
+async def unknown(_: Stage) -> dict[str, str]:
+    return {}
+
+
+async def forged(_: Stage) -> dict[str, str]:
+    return {"Authorization": "Bearer forged"}
+
+
+def with_scopes(scopes: frozenset[str]) -> Callable[[Stage], Awaitable[dict[str, str]]]:
+    return lambda stage: stage.bearer(scopes)
+
+
+async def disabled(stage: Stage) -> dict[str, str]:
+    headers = await stage.bearer()
+    await stage.runtime.users.disable(EMAIL, by=OPERATOR)
+    return headers
+
+
+async def answered_before(stage: Stage) -> dict[str, str]:
+    headers = await stage.bearer()
+    assert (await stage.client.post("/realtime/token", headers=headers)).status_code == 200
+    assert (await stage.client.post("/auth/token", data=FORM)).status_code == 200
+    return headers
+
+
+async def without_a_log(stage: Stage) -> dict[str, str]:
+    headers = await stage.bearer()
+    with closing(stage.runtime.database.connect()) as connection:
+        connection.execute("ALTER TABLE audit_events RENAME TO lost")
+    return headers
+
+
+async def busy_with_passwords(stage: Stage) -> dict[str, str]:
+    while stage.runtime.sign_in._passwords._places.acquire(blocking=False):
+        pass
+    return {}
+
+
+async def impatient(stage: Stage) -> dict[str, str]:
+    for middleware in stage.app.user_middleware:
+        if "body_seconds" in middleware.kwargs:
+            middleware.kwargs["body_seconds"] = 0
+    return {}
+
+
+async def broken(stage: Stage) -> dict[str, str]:
+    stage.app.user_middleware.append(Middleware(with_a_bug))
+    return {}
+
+
+def with_a_bug(app: ASGIApp) -> ASGIApp:
+    """Return what stands in place of *app*, inside of the door, and breaks."""
+
+    async def bug(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("canary")
+
+    return bug
+
+
+class NeverEnding:
+    """A request body of which nothing arrives."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to be refused, and the code that tells it."""
+
+    operation: Operation
+    code: str
+    prepare: Callable[[Stage], Awaitable[dict[str, str]]] = signed_in
+    send: Mapping[str, Any] = field(default_factory=dict)
+    """What the request has besides the headers, as httpx takes it."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    upstream: httpx.Response | Exception | None = None
+    """OpenAI's answer."""
+
+    def __str__(self) -> str:
+        return f"{self.operation.id}-{self.code}"
+
+
+def cases() -> Iterator[Case]:
+    for operation in OPERATIONS.values():
+        yield Case(operation, "internal_error", broken)
+    for operation in READING:
+        yield Case(operation, "request_timeout", impatient, {"content": NeverEnding()})
+        yield Case(operation, "body_too_large", unknown, {"content": b" " * (MAX_BODY_BYTES + 1)})
+        yield Case(operation, "unsupported_media_type", unknown, {"content": b"<wish/>"})
+    for operation in ASKING:
+        wrong = SCOPES["admin"].difference(operation.scopes)
+        if not operation.scopes:  # it is not the operation that refuses, but the role's loss
+            wrong |= {"lost"}
+        yield Case(operation, "unauthenticated", unknown)
+        yield Case(operation, "invalid_token", forged)
+        yield Case(operation, "insufficient_scope", with_scopes(wrong))
+        yield Case(operation, "user_disabled", disabled)
+    yield from minting_cases()
+    yield from signing_in_cases()
+    search, show = OPERATIONS["listAuditEvents"], OPERATIONS["getAuditEvent"]
+    yield Case(search, "invalid_cursor", send={"params": {"cursor": "made-up"}})
+    yield Case(search, "invalid_request", send={"params": {"limit": "0"}})
+    yield Case(show, "not_found")
+
+
+def minting_cases() -> Iterator[Case]:
+    mint = OPERATIONS["mintToken"]
+    coach = {"profile": "coach", "voice": "marin"}
+    with_profiles = {"profiles_file": PROFILES}
+    gone = {"openai_realtime_model": "gpt-realtime-mini-2025-10-06", "model_policy": "refuse"}
+    yield Case(mint, "override_not_allowed", send={"json": coach}, settings=with_profiles)
+    yield Case(mint, "profile_not_found", send={"json": {"profile": "nope"}})
+    yield Case(mint, "invalid_request", send={"json": {"model": "gpt-realtime-2.1"}})
+    once_a_minute, once_a_day = {"mints_per_user_per_minute": 1}, {"mints_per_user_per_day": 1}
+    yield Case(mint, "rate_limited", answered_before, settings=once_a_minute)
+    yield Case(mint, "quota_exceeded", answered_before, settings=once_a_day)
+    yield Case(mint, "minting_off", settings={"minting": "off"})
+    yield Case(mint, "model_retired", settings=gone)
+    yield Case(mint, "audit_unavailable", without_a_log)
+    answers: dict[str, httpx.Response | Exception] = {
+        "upstream_rejected": openai_error(400, "unknown_parameter"),
+        "upstream_misconfigured": openai_error(401, "invalid_api_key"),
+        "upstream_invalid_response": httpx.Response(200, text="<html>"),
+        "upstream_unavailable": openai_error(503, "server_error"),
+        "upstream_rate_limited": openai_error(429, "rate_limit_exceeded"),
+        "upstream_quota_exhausted": openai_error(429, "insufficient_quota"),
+        "upstream_timeout": httpx.ReadTimeout("no answer"),
+    }
+    for code, upstream in answers.items():
+        yield Case(mint, code, upstream=upstream)
+
+
+def openai_error(status: int, code: str) -> httpx.Response:
+    return httpx.Response(status, json={"error": {"type": code, "code": code, "message": "…"}})
+
+
+def signing_in_cases() -> Iterator[Case]:
+    sign_in = OPERATIONS["signIn"]
+    for code, form in {
+        "invalid_grant": FORM | {"password": "wrong"},
+        "invalid_request": FORM | {"username": ""},
+        "invalid_scope": FORM | {"scope": "everything"},
+        "unsupported_grant_type": FORM | {"grant_type": "client_credentials"},
+    }.items():
+        yield Case(sign_in, code, unknown, {"data": form})
+    once = {"sign_ins_per_account_per_minute": 1}
+    yield Case(sign_in, "rate_limited", answered_before, {"data": FORM}, settings=once)
+    yield Case(sign_in, "audit_unavailable", without_a_log, {"data": FORM})
+    yield Case(sign_in, "overloaded", busy_with_passwords, {"data": FORM})
+
+
+CASES = list(cases())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_a_refusal_is_as_described(case: Case, staging: Staging) -> None:
+    operation = case.operation
+    path = operation.path.replace("{id}", "evt_unknown")
+    async with staging(**case.settings) as stage:
+        stage.openai.reply = case.upstream
+        headers = await case.prepare(stage)
+        with capture_logs():  # printing the traceback of a bug takes long
+            answer = await stage.client.request(
+                operation.method, path, headers=headers, **case.send
+            )
+
+    described = operation.described["responses"][str(answer.status_code)]
+    media = described["content"][answer.headers["Content-Type"]]
+    shown = media["examples"][case.code]["value"]
+    check(answer.json(), media["schema"])
+    assert answer.json().get("code") == shown.get("code")
+    assert answer.json().get("error") == shown.get("error")
+    sent = {name for name in openapi()["components"]["headers"] if name in answer.headers}
+    assert "X-Request-ID" in sent
+    assert sent <= described["headers"].keys()
+
+
+def test_every_refusal_that_is_described_has_been_met() -> None:
+    described = {(told.id, code) for told in OPERATIONS.values() for code in told.codes}
+
+    assert {(case.operation.id, case.code) for case in CASES} == described
+
+
+def test_every_kind_of_problem_is_described_somewhere() -> None:
+    described = {code for operation in OPERATIONS.values() for code in operation.codes}
+    kinds = {kind.code for kind in every_problem()}
+
+    # A wrong method is no operation's problem, and commands alone can be in conflict so far.
+    assert kinds - described == {MethodNotAllowed.code, Conflict.code}
+    assert f"`{MethodNotAllowed.code}`" in openapi()["info"]["description"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=lambda o: o.id)
+async def test_a_good_answer_is_as_described(operation: Operation, staging: Staging) -> None:
+    async with staging() as stage:
+        minted = await stage.client.post("/realtime/token", headers=await stage.bearer())
+        path = operation.path.replace("{id}", minted.json()["id"])
+        headers = {}
+        if operation.path not in PUBLIC:  # no more than the document says is needed
+            headers = await stage.bearer(frozenset(operation.scopes or ["mint"]))
+        form = FORM if operation.id == "signIn" else None
+        answer = await stage.client.request(operation.method, path, headers=headers, data=form)
+
+    assert answer.status_code == 200
+    described = operation.described["responses"]["200"]
+    check(answer.json(), described["content"][answer.headers["Content-Type"]]["schema"])
+    cache_control = described["headers"].get("Cache-Control", {"schema": {"const": None}})
+    assert answer.headers.get("Cache-Control") == cache_control["schema"]["const"]
+
+
+async def test_a_service_that_is_not_ready_says_so_as_described(staging: Staging) -> None:
+    async with staging() as stage:
+        await stage.runtime.log.close()
+        answer = await stage.client.get("/readyz")
+
+    described = OPERATIONS["isReady"].described["responses"][str(answer.status_code)]
+    assert answer.status_code == 503
+    check(answer.json(), described["content"]["application/json"]["schema"])
+
+
+async def test_the_examples_are_what_the_service_says(staging: Staging) -> None:
+    body = OPERATIONS["mintToken"].described["requestBody"]
+    wishes = body["content"]["application/json"]["examples"]
+    async with staging(profiles_file=PROFILES) as stage:
+        headers = await stage.bearer()
+        minted = {
+            name: await stage.client.post("/realtime/token", headers=headers, json=wish["value"])
+            for name, wish in wishes.items()
+        }
+        profiles = (await stage.client.get("/realtime/profiles", headers=headers)).json()
+        models = (await stage.client.get("/realtime/models", headers=headers)).json()
+
+    assert {answer.status_code for answer in minted.values()} == {200}
+    each_time_another = {"id", "token", "expiresAt", "expiresIn"}
+    answered, shown = minted["chosen"].json(), example_of("mintToken")
+    assert answered.keys() == shown.keys()
+    for name in shown.keys() - each_time_another:
+        assert answered[name] == shown[name]
+    assert all(
+        profile in profiles["profiles"] for profile in example_of("listProfiles")["profiles"]
+    )
+    assert all(model in models["models"] for model in example_of("listModels")["models"])
