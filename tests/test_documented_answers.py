@@ -334,3 +334,23 @@ async def test_the_examples_are_what_the_service_says(staging: Staging) -> None:
         profile in profiles["profiles"] for profile in example_of("listProfiles")["profiles"]
     )
     assert all(model in models["models"] for model in example_of("listModels")["models"])
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "send", "field_at_fault"),
+    [
+        ("listAuditEvents", {"params": {"from": "yesterday"}}, "from"),
+        ("listAuditEvents", {"params": {"cursor": "x" * 65}}, "cursor"),
+        ("mintToken", {"json": {"language": 7}}, "language"),
+        ("mintToken", {"json": {"voise": "marin"}}, "voise"),
+    ],
+)
+async def test_a_field_at_fault_is_named_as_it_is_described(
+    operation_id: str, send: dict[str, Any], field_at_fault: str, staging: Staging
+) -> None:
+    told = OPERATIONS[operation_id]
+    async with staging() as stage:
+        headers = await stage.bearer()
+        answer = await stage.client.request(told.method, told.path, headers=headers, **send)
+
+    assert [error["field"] for error in answer.json()["errors"]] == [field_at_fault]

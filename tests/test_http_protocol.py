@@ -39,7 +39,14 @@ async def ok(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def serving(protocol: type[HttpProtocol] = HttpProtocol) -> AsyncIterator[int]:
     """Serve `ok` on loopback; gives the port."""
-    config = uvicorn.Config(ok, http=protocol, ws="none", lifespan="off", log_level="error")
+    config = uvicorn.Config(
+        ok,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_level="error",
+        timeout_graceful_shutdown=1,
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -102,10 +109,10 @@ async def test_what_does_not_come_to_an_end_is_refused(endless: bytes) -> None:
 
 
 async def test_a_body_is_not_counted_as_head() -> None:
-    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (3 * MAX_HEAD_BYTES)
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (32 * MAX_HEAD_BYTES)
 
     async with serving() as port:
-        sent = [post, *[b"a" * MAX_HEAD_BYTES] * 3, LAST_GET]
+        sent = [post, *[b"a" * MAX_HEAD_BYTES] * 32, LAST_GET]
         assert await answers(port, *sent) == [200, 200]
 
 
@@ -125,6 +132,18 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 ) -> None:
     async with serving(Hurried) as port:
         assert await answers(port, sent) == answered
+
+
+async def test_once_its_head_is_there_a_request_may_take_its_time() -> None:
+    async with serving(Hurried) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST + b"5\r\nhel")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 4 * Hurried.head_seconds)
+        writer.write(b"lo\r\n0\r\n\r\n")
+
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])

@@ -96,7 +96,8 @@ def test_nothing_of_what_fastapi_says_by_itself_is_left() -> None:
 
     assert "ValidationError" not in text
     assert "Successful Response" not in text
-    assert "Ttlseconds" not in text
+    assert '"title": "Ttlseconds"' not in text
+    assert '"title": "Actor"' not in text
 
 
 @pytest.mark.parametrize(
@@ -114,14 +115,6 @@ def test_signing_in_from_the_docs_page_works_below_a_path_too(
     flows = document["components"]["securitySchemes"]["accessToken"]["flows"]
     assert flows["password"]["tokenUrl"] == token_url
     assert document["servers"] == [{"url": public_url}]
-
-
-def test_the_document_is_the_same_when_it_is_asked_for_again() -> None:
-    app = create_app(Settings(_env_file=None))
-
-    first = json.dumps(app.openapi())
-
-    assert json.dumps(app.openapi()) == first
 
 
 # Its examples ---------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ Minted = dict[str, Any]
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One sandbox with the profiles of the example file."""
     profiles = ROOT / "examples" / "profiles.toml"
-    settings = {"PROFILES_FILE": profiles, "MINTS_PER_USER_PER_MINUTE": 100}
+    settings: dict[str, Any] = {"PROFILES_FILE": profiles, "MINTS_PER_USER_PER_MINUTE": 100}
     with serving(tmp_path_factory.mktemp("walk"), **settings) as service:
         yield service
 

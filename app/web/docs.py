@@ -4,6 +4,7 @@ The page is Swagger UI without a CDN, under a Content-Security-Policy without ex
 """
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,21 +75,20 @@ def complete_description(app: FastAPI, *, public_url: str) -> None:
     """
     describe = app.openapi
 
+    @cache
     def openapi() -> dict[str, Any]:
-        first = app.openapi_schema is None  # FastAPI keeps the document, and gives it out again
         document = describe()
-        if first:
-            for path, operations in document["paths"].items():
-                for operation in operations.values():
-                    _complete(operation, path)
-            components = document["components"]
-            for name in ("HTTPValidationError", "ValidationError"):
-                components["schemas"].pop(name, None)
-            for schema in components["schemas"].values():
-                _untitle(schema.get("properties", {}).values())
-            # Relative to the server it would lose the last part of a path that we are served below.
-            flows = components["securitySchemes"][PASSWORD_SCHEME]["flows"]
-            flows["password"]["tokenUrl"] = f"{urlsplit(public_url).path}/auth/token"
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                _complete(operation, path)
+        components = document["components"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
+        for schema in components["schemas"].values():
+            _untitle(schema.get("properties", {}).values())
+        # Relative to the server it would lose the last part of a path that we are served below.
+        flows = components["securitySchemes"][PASSWORD_SCHEME]["flows"]
+        flows["password"]["tokenUrl"] = f"{urlsplit(public_url).path}/auth/token"
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
@@ -115,6 +115,7 @@ def _complete(operation: dict[str, Any], path: str) -> None:
     operation["responses"] = {
         str(status): responses[status] for status in sorted(responses, key=int)
     }
+    _untitle(parameter["schema"] for parameter in operation.get("parameters", ()))
 
 
 def _untitle(schemas: Iterable[dict[str, Any]]) -> None:

@@ -50,7 +50,7 @@ class HttpProtocol(HttpToolsProtocol):
         head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if head_bytes > MAX_HEAD_BYTES or len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            raise _Refused  # stops the parser
+            raise _Refused  # stops the parser; what uvicorn then writes is dropped
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -68,11 +68,6 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete:
             self._expect_head()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, unless it is answered."""
-        if not self.transport.is_closing():
-            super().send_400_response(msg)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: an offer to upgrade may be ignored, RFC 9110 section 7.8."""

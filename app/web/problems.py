@@ -239,9 +239,10 @@ def add_problem(
     model = OAuthError if path in OAUTH_PATHS else ProblemDocument
     response = responses.setdefault(
         answer.status_code,
-        {"description": HTTPStatus(answer.status_code).phrase, "headers": {}, "content": {}},
+        {"description": HTTPStatus(answer.status_code).phrase, "content": {}},
     )
-    response["headers"] |= {name: header_ref(name) for name in HEADERS if name in answer.headers}
+    headers = {name: header_ref(name) for name in HEADERS if name in answer.headers}
+    response.setdefault("headers", {}).update(headers)
     media = response["content"].setdefault(
         answer.headers["Content-Type"],
         {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "examples": {}},

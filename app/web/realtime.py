@@ -30,7 +30,7 @@ from app.minting.profiles import LONGEST_VARIABLE, SHORTEST_TTL_SECONDS, Profile
 from app.minting.session_shape import VOICES
 from app.web.callers import MintingCaller, ProfileCaller, RuntimeDep
 from app.web.problems import problem_responses
-from app.web.schema import Absent, Answer, Asked, success
+from app.web.schema import Absent, Answer, Asked, Omissible, success
 
 router = APIRouter(prefix="/realtime", tags=["Realtime"])
 
@@ -319,7 +319,7 @@ async def mint_token(
     caller: MintingCaller,
     runtime: RuntimeDep,
     response: Response,
-    wish: Annotated[TokenRequest, Body(openapi_examples=_EXAMPLE_WISHES)] = TokenRequest(),
+    wish: Annotated[Omissible[TokenRequest], Body(openapi_examples=_EXAMPLE_WISHES)] = None,
 ) -> TokenResponse:
     """Mint one short-lived client secret for OpenAI's Realtime API.
 
@@ -329,7 +329,7 @@ async def mint_token(
 
     Leave the body out to take the profile `default` as it is.
     """
-    minted = await runtime.minter.mint(caller, _wish(wish))
+    minted = await runtime.minter.mint(caller, _wish(wish or TokenRequest()))
     response.headers["Cache-Control"] = "no-store"  # RFC 6749 section 5.1
     return TokenResponse.of(minted)
 

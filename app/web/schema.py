@@ -1,10 +1,11 @@
 """How our own JSON is written and described: camelCase, and unknown fields are refused."""
 
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
-from pydantic.json_schema import SkipJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
 class Asked(BaseModel):
@@ -19,10 +20,20 @@ class Answer(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True)
 
 
+class _NeverNull:
+    """Describes what may be None here as what it is otherwise; validation is not affected."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        described, _null = handler(core_schema)["anyOf"]
+        return dict(described)
+
+
 T = TypeVar("T")
 
-Omissible: TypeAlias = T | SkipJsonSchema[None]
-"""What may be left out, but is never null: a parameter of a query or a form."""
+Omissible = Annotated[T | None, _NeverNull()]
+"""What clients leave out rather than send as null: a parameter, a form's field, a body."""
 
 Absent = Annotated[Omissible[T], Field(exclude_if=lambda value: value is None)]
 """A member that is left out of the answer where it does not apply."""
