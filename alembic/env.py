@@ -2,7 +2,7 @@
 
 from alembic import context
 
-import app.audit.log
+import app.audit.events
 import app.identity.users  # noqa: F401 - the tables register themselves
 from app.base.db import metadata
 

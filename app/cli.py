@@ -25,13 +25,21 @@ from app.audit.search import Filters, Search, row_count, stored_rows
 from app.base.clock import system_clock, to_unix_microseconds
 from app.base.db import Database, DatabaseFault
 from app.base.errors import Problem
+from app.base.keys import SecretFault
 from app.base.logs import configure_logging
 from app.identity.callers import Caller, Origin
+from app.identity.sign_in import GrantRefused
 from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app
 from app.minting.catalogue import Catalogue
 from app.minting.profiles import Profiles, ProfilesFault, Wish
-from app.runtime import Runtime, installation_secret, open_runtime, openai_client
+from app.runtime import (
+    Runtime,
+    database_of,
+    installation_secret,
+    open_runtime,
+    openai_client,
+)
 from app.settings import Settings, SettingsFault, read_settings
 from app.web.http_protocol import HttpProtocol
 from app.web.realtime import TokenResponse
@@ -50,7 +58,7 @@ app.add_typer(users_cli, name="users")
 app.add_typer(audit_cli, name="audit")
 
 PIPE_WIDTH = 200  # what is not read on a terminal need not fit one
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 SERVE_BACKLOG = 2048
 STOP_SECONDS = 15
@@ -89,13 +97,12 @@ async def _preflight(settings: Settings) -> None:
     """Fail with one line for what would otherwise fail inside the server."""
     today = system_clock().date()
     Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database_path)
+    database = database_of(settings)
     try:
         await database.check(environment=settings.environment)
         database.claim_for_serving()
     finally:
-        database.close()
+        await database.close()
 
 
 def _listener(settings: Settings) -> socket.socket:
@@ -164,16 +171,19 @@ def migrate(
     *, quiet: Annotated[bool, typer.Option(help="Say nothing when it went well.")] = False
 ) -> None:
     """Make the database, or bring it to this release."""
-    settings = _settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database_path)
+    name = asyncio.run(_migrate(_settings()))
+    if not quiet:
+        out.print(f"{name} is up to date")
+
+
+async def _migrate(settings: Settings) -> str:
+    database = database_of(settings)
     try:
         now = to_unix_microseconds(system_clock())
-        database.migrate(environment=settings.environment, now=now)
+        await database.migrate(environment=settings.environment, now=now)
     finally:
-        database.close()
-    if not quiet:
-        out.print(f"{settings.database_path} is up to date")
+        await database.close()
+    return database.name
 
 
 @app.command()
@@ -369,17 +379,19 @@ def _verify_with_progress(tx: sa.Connection) -> tuple[int, list[chain.Fault]]:
 
 
 def _settings() -> Settings:
-    return read_settings(Path(".env"))
+    settings = read_settings(Path(".env"))
+    configure_logging(settings.log_level, stream=sys.stderr)  # stdout is for the answer
+    return settings
 
 
 @contextlib.asynccontextmanager
 async def _database(settings: Settings) -> AsyncIterator[Database]:
-    database = Database(settings.database_path)
+    database = database_of(settings)
     try:
         await database.check(environment=settings.environment)
         yield database
     finally:
-        database.close()
+        await database.close()
 
 
 def _found(user: User | None) -> User:
@@ -404,7 +416,7 @@ def run() -> None:
     except Problem as problem:
         reasons = "; ".join(f"{fault.field} {fault.reason}" for fault in problem.errors)
         lines = [f"{problem.detail} {reasons}".strip()]
-    except (DatabaseFault, OSError, TimeoutError) as error:
+    except (DatabaseFault, SecretFault, GrantRefused, OSError, TimeoutError) as error:
         lines = [str(error)]
     for line in lines:
         typer.echo(f"realtime-tokens: {line}", err=True)

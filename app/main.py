@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
@@ -26,6 +27,8 @@ from app.web import audit, auth, docs, health, realtime
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.problems import install_problem_handlers
+
+_log = structlog.get_logger(__name__)
 
 Announce = Callable[[Runtime], Awaitable[None]]
 
@@ -68,9 +71,10 @@ def create_app(settings: Settings, *, announce: Announce | None = None) -> FastA
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_runtime(settings) as runtime:
-            runtime.database.claim_for_serving()
             if settings.environment == "sandbox":
                 _mount_sandbox(app, runtime)
+            for note in runtime.profiles.warnings(runtime.clock().date()):
+                _log.warning("start_up_note", note=note)
             async with housekeeping(runtime):
                 if announce is not None:
                     await announce(runtime)

@@ -1,8 +1,8 @@
 """What one process shares: builds the use cases and hands each what it needs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,12 +10,16 @@ import structlog
 from pydantic import SecretStr
 
 from app.audit.denials import Denials
-from app.audit.log import Log
+from app.audit.log import Log, Scribe
+from app.audit.postgres_writer import PostgresWriter
 from app.audit.search import Search
+from app.audit.sqlite_writer import SqliteWriter
 from app.base.clock import Clock, system_clock
 from app.base.db import Database
 from app.base.keys import derive_key, read_or_make_secret
 from app.base.limits import Allowance, Limits
+from app.base.postgres import PostgresDatabase
+from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
 from app.identity.passwords import Passwords
@@ -26,13 +30,14 @@ from app.minting.limits import MintLimits
 from app.minting.mint import Minter
 from app.minting.openai import OpenAI
 from app.minting.profiles import Profiles
-from app.minting.sweep import Sweep
+from app.minting.sweep import AT_ONCE, Sweep
 from app.settings import Settings
 
 SANDBOX_PATH = "/sandbox/v1"
 """Where the stand-in for OpenAI is mounted."""
 
-SWEEP_SECONDS = 5.0
+HOUSEKEEPING_SECONDS = 5.0
+"""Between two rounds of what is done beside the requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,33 @@ class Runtime:
     search: Search
 
 
+def database_of(settings: Settings) -> SqliteDatabase | PostgresDatabase:
+    """Return the database that the settings name, not yet connected.
+
+    Raises:
+        DatabaseFault: The system's SQLite is too old.
+    """
+    if settings.database_url:
+        return PostgresDatabase(settings.database_url.get_secret_value())
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return SqliteDatabase(settings.database_path)
+
+
+def log_in(database: SqliteDatabase | PostgresDatabase, scribe: Scribe) -> Log:
+    """Return the log that stands in *database*, with the writer that fits it."""
+    match database:
+        case SqliteDatabase():
+            return Log(SqliteWriter(database, scribe))
+        case PostgresDatabase():
+            return Log(PostgresWriter(database, scribe))
+
+
 def installation_secret(settings: Settings) -> bytes:
     """Return the secret from which every key of this installation is derived.
 
     Raises:
         OSError: The folder of ``secret.key`` cannot be written.
-        ValueError: The file holds too little.
+        SecretFault: The file holds too little.
     """
     if settings.secret_key:
         return settings.secret_key.get_secret_value().encode()
@@ -97,16 +123,6 @@ async def open_runtime(
     secret = installation_secret(settings)
     catalogue = Catalogue.built_in()
     profiles = Profiles.read(settings, catalogue=catalogue, today=clock().date())
-    database = Database(settings.database_path)
-    try:
-        await database.check(environment=settings.environment)
-        log = Log(database, environment=settings.environment, clock=clock)
-    except BaseException:
-        database.close()
-        raise
-    openai = openai or openai_client(settings, secret)
-    passwords = passwords or Passwords()
-    denials = Denials(log, clock=clock)
     limits = Limits(clock=clock)
     access_tokens = AccessTokens(
         secret=secret,
@@ -114,8 +130,20 @@ async def open_runtime(
         ttl_seconds=settings.access_token_ttl_seconds,
         clock=clock,
     )
-    users = Users(database=database, log=log, passwords=passwords, clock=clock)
-    try:
+    # Each closes when this ends, the last made first; what fails on the way leaves nothing open.
+    async with AsyncExitStack() as stack:
+        database = database_of(settings)
+        stack.push_async_callback(database.close)
+        await database.check(environment=settings.environment)
+        passwords = passwords or Passwords()
+        stack.callback(passwords.close)
+        log = log_in(database, Scribe(settings.environment, clock))
+        stack.push_async_callback(log.close)
+        openai = openai or openai_client(settings, secret)
+        stack.push_async_callback(openai.aclose)
+        denials = Denials(log, clock=clock)
+        stack.push_async_callback(denials.settle, all_of_them=True)
+        users = Users(database=database, log=log, passwords=passwords, clock=clock)
         yield Runtime(
             settings=settings,
             clock=clock,
@@ -163,38 +191,39 @@ async def open_runtime(
             sweep=Sweep(database=database, log=log, clock=clock),
             search=Search(database, cursor_key=derive_key(secret, "cursor")),
         )
-    finally:
-        await denials.settle(all_of_them=True)
-        await openai.aclose()
-        await log.close()
-        passwords.close()
-        database.close()
 
 
 @asynccontextmanager
 async def housekeeping(runtime: Runtime) -> AsyncIterator[None]:
     """Settle what an earlier process left open, then sweep every few seconds until the end.
 
-    Only for the one process that serves: nobody else has attempts under way on this file.
+    Raises:
+        DatabaseFault: Another process serves this database, and only one may.
     """
-    await runtime.sweep.run(patience=timedelta(0))
-    task = asyncio.create_task(_sweep_for_ever(runtime), name="housekeeping")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-async def _sweep_for_ever(runtime: Runtime) -> None:
-    logger = structlog.get_logger(__name__)
-    while True:
-        await asyncio.sleep(SWEEP_SECONDS)
+    if runtime.database.claim_for_serving():
+        # What is open belongs to a process that is gone. A command that mints at this very moment
+        # finds its outcome taken, and drops its secret.
+        while await runtime.sweep.run(patience=timedelta(0)) == AT_ONCE:
+            pass
+    async with asyncio.TaskGroup() as tasks:
+        chores = [
+            tasks.create_task(_for_ever(chore), name=name)
+            for name, chore in (("sweep", runtime.sweep.run), ("denials", runtime.denials.settle))
+        ]
         try:
-            await runtime.sweep.run()
-            await runtime.denials.settle()
-        except Exception:  # the next round tries again; a database that is away comes back
-            logger.exception("housekeeping_failed")
+            yield
+        finally:
+            for chore in chores:
+                chore.cancel()
+
+
+async def _for_ever(chore: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        try:
+            await chore()
+        except Exception:  # noqa: BLE001 - the next round tries again; a database that is away comes back
+            structlog.get_logger(__name__).exception("housekeeping_failed")
 
 
 def openai_client(settings: Settings, secret: bytes) -> OpenAI:

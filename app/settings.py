@@ -3,7 +3,7 @@
 import difflib
 import ipaddress
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     data_dir: Path = Path("var")
     """Folder of the SQLite database and of `secret.key`."""
 
+    database_url: SecretStr | None = None
+    """PostgreSQL in place of SQLite: `postgresql://user:password@host/name`."""
+
     secret_key: SecretStr | None = None
     """At least 32 characters; every key is derived from it. Default: `DATA_DIR/secret.key`."""
 
@@ -142,7 +145,7 @@ class Settings(BaseSettings):
         host = "127.0.0.1" if everywhere else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    @field_validator("openai_api_key", "secret_key")
+    @field_validator("openai_api_key", "secret_key", "database_url")
     @classmethod
     def _plain_secret(cls, value: SecretStr | None) -> SecretStr | None:
         """A stray newline would break the header it goes into, far from here."""
@@ -158,6 +161,13 @@ class Settings(BaseSettings):
     def _long_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value and len(value.get_secret_value()) < 32:  # noqa: PLR2004 - 256 bits in hex is 64
             raise ValueError("needs at least 32 characters, e.g. from: openssl rand -hex 32")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://; SQLite needs none, see DATA_DIR")
         return value
 
     @field_validator("openai_base_url", "public_url")
@@ -214,19 +224,13 @@ def read_settings(env_file: Path = Path(".env")) -> Settings:
     Raises:
         SettingsFault: With one line per fault; never with a submitted value.
     """
-    named = {name.upper(): value for name, value in dotenv_values(env_file).items()}
+    try:
+        named = {name.upper(): value for name, value in dotenv_values(env_file).items()}
+    except UnicodeDecodeError:
+        raise SettingsFault([f"{env_file}: is not text in UTF-8"]) from None
     faults = [f"{env_file}: {fault}" for fault in _unknown(named)]
-    given = named | dict(os.environ)
-    from_files: dict[str, Any] = {}
-    for name in SECRETS:
-        path = given.get(f"{name}_file".upper())
-        if path and given.get(name.upper()):
-            faults.append(f"{name.upper()}: is set, and {name.upper()}_FILE too; take one out")
-        elif path:
-            try:
-                from_files[name] = Path(path).read_text().strip("\r\n")
-            except OSError as error:
-                faults.append(f"{name.upper()}_FILE: {path} cannot be read: {error.strerror}")
+    from_files, file_faults = _secrets_from_files(named | dict(os.environ))
+    faults += file_faults
     try:
         settings = Settings(_env_file=env_file, **from_files)
     except ValidationError as error:
@@ -236,6 +240,30 @@ def read_settings(env_file: Path = Path(".env")) -> Settings:
     if faults:
         raise SettingsFault(faults)
     return settings
+
+
+def _secrets_from_files(given: Mapping[str, str | None]) -> tuple[dict[str, Any], list[str]]:
+    """Return the secrets that stand in files, and what is wrong with the others."""
+    found: dict[str, Any] = {}
+    faults = []
+    for name in SECRETS:
+        setting = name.upper()
+        path = given.get(f"{setting}_FILE")
+        if not path:
+            continue
+        if given.get(setting):
+            faults.append(f"{setting}: is set, and {setting}_FILE too; take one out")
+            continue
+        try:
+            found[name] = Path(path).read_text().strip("\r\n")
+        except OSError as error:
+            faults.append(f"{setting}_FILE: {path} cannot be read: {error.strerror}")
+        except UnicodeDecodeError:
+            faults.append(f"{setting}_FILE: {path} is not text in UTF-8")
+        else:
+            if not found[name]:
+                faults.append(f"{setting}_FILE: {path} is empty")
+    return found, faults
 
 
 def _unknown(names: Iterable[str]) -> Iterator[str]:

@@ -1,28 +1,43 @@
 """What most tests need: a clock that stands still, a database of their own, a service on them."""
 
+import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
-from app.audit.log import Log
+from app.audit.log import Log, Scribe
 from app.base.clock import to_unix_microseconds
 from app.base.db import Database
+from app.base.postgres import PostgresDatabase
+from app.base.sqlite import SqliteDatabase
 from app.identity.callers import Caller, Origin
 from app.identity.passwords import Passwords
 from app.identity.users import OPERATOR, SCOPES, User
 from app.minting.openai import OpenAI
-from app.runtime import Runtime, open_runtime
+from app.runtime import Runtime, database_of, log_in, open_runtime
 from app.settings import Settings
 from tests.clock import StandingClock
 from tests.fakes import FakeOpenAI
+from tests.postgres import PostgresServer, postgres_server
+
+# The same inputs in every run; how long it takes to make them is no matter on a shared machine.
+hypothesis.settings.register_profile(
+    "fixed",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fixed")
 
 START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery staple"
@@ -41,46 +56,86 @@ def clock() -> StandingClock:
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One migrated SQLite file; each test gets a copy, which is quicker than migrating."""
     path = tmp_path_factory.mktemp("migrated") / "service.db"
-    database = Database(path)
-    database.migrate(environment="live", now=to_unix_microseconds(START))
-    database.close()
+    migrate(lambda: SqliteDatabase(path))
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server with one migrated database; each test gets a copy of that."""
+    with postgres_server() as server:
+        server.sql("postgres", "CREATE DATABASE migrated")
+        migrate(lambda: PostgresDatabase(server.url("migrated")))
+        yield server
+
+
+def migrate(open_database: Callable[[], Database]) -> None:
+    """Migrate in a thread with a loop of its own: the test's own loop may be running already."""
+
+    async def run() -> None:
+        database = open_database()
+        await database.migrate(environment="live", now=to_unix_microseconds(START))
+        await database.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, run()).result()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.outside)])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Whatever asks for a database runs on both, unless it says `on_sqlite` or `on_postgresql`."""
+    name: str = request.param
+    return name
+
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize(
+    "backend", [pytest.param("postgresql", marks=pytest.mark.outside)], indirect=True
+)
+
+
 @pytest.fixture
-def database(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
-    shutil.copy(migrated_file, tmp_path / "service.db")
-    database = Database(tmp_path / "service.db")
+def settings(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Settings:
+    """Live settings on a migrated database; tests copy them with what else they need."""
+    url = None
+    if backend == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "service.db")
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = SecretStr(server.new_database(template="migrated"))
+    return Settings(
+        _env_file=None,
+        openai_api_key=SecretStr(CANARY_KEY),
+        data_dir=tmp_path,
+        database_url=url,
+        secret_key=SecretStr("0123456789abcdef" * 4),
+    )
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[SqliteDatabase | PostgresDatabase]:
+    database = database_of(settings)
     yield database
-    database.close()
+    await database.close()
 
 
 @pytest.fixture
-async def log(database: Database, clock: StandingClock) -> AsyncIterator[Log]:
-    log = Log(database, environment="live", clock=clock)
+async def log(
+    database: SqliteDatabase | PostgresDatabase, clock: StandingClock
+) -> AsyncIterator[Log]:
+    log = log_in(database, Scribe("live", clock))
     yield log
     await log.close()
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """Live settings with nothing else set; tests copy them with what they need."""
-    return Settings(
-        _env_file=None,
-        openai_api_key=SecretStr(CANARY_KEY),
-        data_dir=tmp_path,
-        secret_key=SecretStr("0123456789abcdef" * 4),
-    )
+def openai(clock: StandingClock) -> FakeOpenAI:
+    return FakeOpenAI(clock=clock)
 
 
 def cheap_passwords() -> Passwords:
     """Return the real thing at a cost that tests can bear."""
     return Passwords(hasher=PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-
-
-@pytest.fixture
-def openai(clock: StandingClock) -> FakeOpenAI:
-    return FakeOpenAI(clock=clock)
 
 
 @asynccontextmanager
@@ -101,7 +156,7 @@ async def played(
 
 @pytest.fixture
 async def runtime(
-    settings: Settings, clock: StandingClock, openai: FakeOpenAI, database: Database
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
 ) -> AsyncIterator[Runtime]:
     async with played(settings, clock=clock, openai=openai) as runtime:
         yield runtime

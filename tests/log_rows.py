@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.audit.log import audit_events
+from app.audit.events import audit_events
 from app.base.db import Database
 
 

@@ -201,7 +201,7 @@ async def running_sandbox() -> AsyncIterator[RunningSandbox]:
         routes=[Mount("/v1", sandbox(0)), Mount("/unhurried/v1", sandbox(delta_seconds=60))]
     )
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", lifespan="off", ws_max_size=24 * 1024 * 1024)
+        uvicorn.Config(app, log_config=None, lifespan="off", ws_max_size=24 * 1024 * 1024)
     )
     # asyncio turns Nagle's algorithm off only where the protocol is named; else each pair of events
     # takes 40 ms.

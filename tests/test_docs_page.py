@@ -49,7 +49,7 @@ def service(*, root_path: str = "") -> FastAPI:
 @asynccontextmanager
 async def served(application: FastAPI) -> AsyncIterator[str]:
     """Serve *application* on a free port of the loopback; gives its address."""
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(application, log_config=None))
     # Whoever connects before uvicorn accepts waits in the socket's backlog.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -5,13 +5,14 @@ Every refusal that is described is brought about, and every good answer is asked
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -116,8 +117,8 @@ async def answered_before(stage: Stage) -> dict[str, str]:
 
 async def without_a_log(stage: Stage) -> dict[str, str]:
     headers = await stage.bearer()
-    with closing(stage.runtime.database.connect()) as connection:
-        connection.execute("ALTER TABLE audit_events RENAME TO lost")
+    lose = sa.text("ALTER TABLE audit_events RENAME TO lost")
+    await stage.runtime.database.alter(lambda tx: tx.execute(lose).close())
     return headers
 
 

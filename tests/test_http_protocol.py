@@ -44,7 +44,7 @@ async def serving(protocol: type[HttpProtocol] = HttpProtocol) -> AsyncIterator[
         http=protocol,
         ws="none",
         lifespan="off",
-        log_level="error",
+        log_config=None,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)

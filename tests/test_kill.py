@@ -13,8 +13,8 @@ import pytest
 
 from app.audit import chain
 from app.audit.search import stored_rows
-from app.base.db import Database
 from app.base.keys import derive_key
+from app.base.sqlite import SqliteDatabase
 from tests.service import Service, serving
 from tests.upstream import Upstream, playing_openai
 
@@ -38,9 +38,9 @@ def fingerprint(value: str) -> str:
 
 async def log_of(folder: Path) -> tuple[list[dict[str, Any]], list[chain.Fault]]:
     """Read the whole log past the service."""
-    database = Database(folder / "var" / "service.db")
+    database = SqliteDatabase(folder / "var" / "service.db")
     stored = await database.read(lambda tx: list(stored_rows(tx)))
-    database.close()
+    await database.close()
     return [json.loads(row.canon) for row in stored], list(chain.faults(stored))
 
 

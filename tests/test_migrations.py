@@ -1,4 +1,5 @@
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -8,22 +9,38 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from app.audit import chain
-from app.audit.log import Event, Log, Personal
+from app.audit.events import Event, Personal
+from app.audit.log import Scribe
 from app.audit.search import stored_rows
 from app.base.clock import to_unix_microseconds
 from app.base.db import Database, DatabaseFault, NotMigrated, alembic_config, metadata
+from app.base.postgres import PostgresDatabase
+from app.base.sqlite import SqliteDatabase
+from app.runtime import log_in
 from tests.clock import StandingClock
 from tests.conftest import START
 
 NOW = to_unix_microseconds(START)
 TRIGGERS = {
-    "audit_events_no_update",
-    "audit_events_no_delete",
-    "audit_events_in_sequence",
-    "audit_events_no_replace",
-    "audit_personal_no_update",
-    "audit_personal_no_replace",
+    "sqlite": {
+        "audit_events_no_update",
+        "audit_events_no_delete",
+        "audit_events_in_sequence",
+        "audit_events_no_replace",
+        "audit_personal_no_update",
+        "audit_personal_no_replace",
+    },
+    "postgresql": {
+        "audit_events_no_update",
+        "audit_events_no_delete",
+        "audit_events_no_truncate",
+        "audit_events_in_sequence",
+        "audit_personal_no_update",
+        "audit_personal_no_truncate",
+    },
 }
+
+Either = SqliteDatabase | PostgresDatabase
 
 
 def revisions() -> list[str]:
@@ -32,115 +49,130 @@ def revisions() -> list[str]:
     return [script.revision for script in walk][::-1]
 
 
-def triggers(path: Path) -> set[str]:
-    connection = sqlite3.connect(path)
-    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    connection.close()
-    return {name for (name,) in found}
+@pytest.fixture
+async def empty(
+    request: pytest.FixtureRequest, backend: str, tmp_path: Path
+) -> AsyncIterator[Either]:
+    """A database in which nothing has been made yet."""
+    database: Either
+    if backend == "sqlite":
+        database = SqliteDatabase(tmp_path / "service.db")
+    else:
+        database = PostgresDatabase(request.getfixturevalue("postgres").new_database())
+    yield database
+    await database.close()
+
+
+async def triggers(database: Database) -> set[str]:
+    def find(tx: sa.Connection) -> set[str]:
+        if tx.dialect.name == "sqlite":
+            found = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        else:
+            # Enabled ones alone: a trigger that is switched off protects nothing.
+            found = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'O'"
+        return set(tx.exec_driver_sql(found).scalars())
+
+    return await database.read(find)
 
 
 @pytest.mark.parametrize("revision", revisions())
-def test_every_trigger_stands_after_every_migration(tmp_path: Path, revision: str) -> None:
-    database = Database(tmp_path / "service.db")
+async def test_every_trigger_stands_after_every_migration(
+    empty: Either, backend: str, revision: str
+) -> None:
+    await empty.migrate(environment="live", now=NOW, revision=revision)
 
-    database.migrate(environment="live", now=NOW, revision=revision)
-
-    assert triggers(database.path) == TRIGGERS
-    database.close()
+    assert await triggers(empty) == TRIGGERS[backend]
 
 
-def test_the_tables_in_code_are_those_of_the_head(database: Database) -> None:
-    engine = sa.create_engine("sqlite+pysqlite://", creator=database.connect)
-    with engine.connect() as tx:
-        differences = compare_metadata(MigrationContext.configure(tx), metadata)
-    engine.dispose()
+async def test_the_tables_in_code_are_those_of_the_head(database: Either) -> None:
+    differences = await database.read(
+        lambda tx: compare_metadata(MigrationContext.configure(tx), metadata)
+    )
 
     assert differences == []
 
 
 async def test_going_back_and_forth_keeps_what_the_older_tables_know(
-    tmp_path: Path, clock: StandingClock
+    empty: Either, clock: StandingClock
 ) -> None:
-    database = Database(tmp_path / "service.db")
     for revision in revisions():
-        database.migrate(environment="live", now=NOW, revision=revision)
-        log = Log(database, environment="live", clock=clock)
+        await empty.migrate(environment="live", now=NOW, revision=revision)
+        log = log_in(empty, Scribe("live", clock))
         await log.record([Event(action="a.b", outcome="done", personal=Personal(ip="192.0.2.1"))])
         await log.close()
-    rows = await database.read(lambda tx: list(stored_rows(tx)))
+    rows = await empty.read(lambda tx: list(stored_rows(tx)))
 
     for revision in revisions()[-2::-1]:
-        database.downgrade(revision=revision)
-        assert await database.read(lambda tx: list(stored_rows(tx))) == rows
-    database.migrate(environment="live", now=NOW)
+        await empty.downgrade(revision=revision)
+        assert await empty.read(lambda tx: list(stored_rows(tx))) == rows
+    await empty.migrate(environment="live", now=NOW)
 
-    assert await database.read(lambda tx: list(stored_rows(tx))) == rows
+    assert await empty.read(lambda tx: list(stored_rows(tx))) == rows
+    assert len(rows) == len(revisions())
     assert list(chain.faults(rows)) == []
-    database.downgrade(revision="base")
-    left = await database.read(lambda tx: sa.inspect(tx).get_table_names())
+    await empty.downgrade(revision="base")
+    left = await empty.read(lambda tx: sa.inspect(tx).get_table_names())
     assert left == ["alembic_version"]
-    database.close()
 
 
-def test_a_failed_migration_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "service.db"
-    database = Database(path)
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE sign_ins (in_the_way)")
-    connection.commit()
+async def test_a_failed_migration_leaves_the_database_as_it_was(empty: Either) -> None:
+    if isinstance(empty, SqliteDatabase):
+        empty.path.touch()
+    await empty.alter(lambda tx: tx.execute(sa.text("CREATE TABLE sign_ins (a int)")).close())
 
-    with pytest.raises(sa.exc.OperationalError, match="sign_ins"):
-        database.migrate(environment="live", now=NOW)
+    with pytest.raises(DatabaseFault, match=r"cannot be migrated: .*sign_ins"):
+        await empty.migrate(environment="live", now=NOW)
 
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    assert tables == [("sign_ins",)]
-    connection.close()
-    database.close()
+    left = await empty.read(lambda tx: sa.inspect(tx).get_table_names())
+    assert left == ["sign_ins"]
+
+
+async def test_an_unmigrated_database_is_said_to_be_unmigrated(empty: Either) -> None:
+    if isinstance(empty, SqliteDatabase):
+        empty.path.touch()
+
+    with pytest.raises(NotMigrated, match="run: realtime-tokens migrate"):
+        await empty.check(environment="live")
+
+
+async def test_a_database_remembers_its_environment(database: Either) -> None:
+    with pytest.raises(DatabaseFault, match="belongs to the live environment, this is sandbox"):
+        await database.check(environment="sandbox")
+
+    await database.migrate(environment="sandbox", now=NOW)  # again, and it keeps its mind
+    await database.check(environment="live")
+
+
+# Files ----------------------------------------------------------------------------------------
 
 
 async def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
-    database = Database(tmp_path / "none.db")
+    database = SqliteDatabase(tmp_path / "none.db")
 
     with pytest.raises(DatabaseFault, match="does not exist yet; run: realtime-tokens migrate"):
         await database.check(environment="live")
 
     assert not database.path.exists()
-    database.close()
-
-
-async def test_an_unmigrated_file_is_said_to_be_unmigrated(tmp_path: Path) -> None:
-    (tmp_path / "service.db").touch()
-    database = Database(tmp_path / "service.db")
-
-    with pytest.raises(NotMigrated, match="run: realtime-tokens migrate"):
-        await database.check(environment="live")
-
-    database.close()
+    await database.close()
 
 
 async def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "service.db").write_text("this is a letter, not a database" * 100)
-    database = Database(tmp_path / "service.db")
+    database = SqliteDatabase(tmp_path / "service.db")
 
     with pytest.raises(DatabaseFault, match="cannot be read"):
         await database.check(environment="live")
 
-    database.close()
+    await database.close()
 
 
-async def test_a_database_remembers_its_environment(database: Database) -> None:
-    with pytest.raises(DatabaseFault, match="belongs to the live environment, this is sandbox"):
-        await database.check(environment="sandbox")
-
-    database.migrate(environment="sandbox", now=NOW)  # migrating again does not change its mind
-    await database.check(environment="live")
-
-
-def test_one_process_serves_a_file(database: Database) -> None:
-    second = Database(database.path)
-    database.claim_for_serving()
+async def test_one_process_serves_a_file(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "service.db").close()
+    first, second = (SqliteDatabase(tmp_path / "service.db") for _ in range(2))
+    assert first.claim_for_serving()
 
     with pytest.raises(DatabaseFault, match="another service already runs"):
         second.claim_for_serving()
 
-    second.close()
+    await first.close()
+    await second.close()

@@ -8,8 +8,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from app.audit.log import Event
-from app.base.db import Database
+from app.audit.events import Event
 from app.base.errors import (
     AuditUnavailable,
     InvalidToken,
@@ -34,7 +33,7 @@ from app.minting.profiles import Wish
 from app.runtime import Runtime
 from app.settings import Settings
 from tests.clock import StandingClock
-from tests.conftest import CANARY_KEY, PASSWORD, caller_for, played
+from tests.conftest import CANARY_KEY, PASSWORD, caller_for, on_sqlite, played
 from tests.fakes import FakeOpenAI
 from tests.log_rows import outcomes, rows
 
@@ -50,6 +49,7 @@ async def test_a_mint_leaves_its_intent_and_its_outcome(
     assert (requested["outcome"], issued["outcome"]) == ("requested", "issued")
     assert requested["actor"] == issued["actor"] == alice.id
     assert issued["credential"] == caller.credential
+    assert issued["sign_in"] == caller.sign_in_id
     assert issued["profile"] == "default"
     assert issued["model_asked"] == "mini"
     assert issued["model_used"] == "gpt-realtime-2.1-mini"
@@ -89,7 +89,7 @@ async def test_the_log_knows_the_secret_by_its_fingerprint_alone(
     value = openai.minted[0]
     [row] = await rows(runtime.database, token_fingerprint=runtime.minter.fingerprint(value))
     assert row["outcome"] == "issued"
-    assert value.encode() not in runtime.database.path.read_bytes()
+    assert value not in str(await rows(runtime.database))
 
 
 def openai_error(status: int, code: str | None, kind: str = "invalid_request_error") -> object:
@@ -154,7 +154,7 @@ async def test_a_denied_override_never_reaches_openai(
 
 
 async def test_a_voice_that_the_profile_fixes_is_denied_with_a_row(
-    settings: Settings, clock: StandingClock, openai: FakeOpenAI, database: Database
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
 ) -> None:
     profiles = settings.data_dir / "profiles.toml"
     profiles.write_text('[profiles.fixed]\nmodel = "mini"\nvoice = "cedar"\n')
@@ -249,11 +249,12 @@ async def test_an_ended_sign_in_mints_nothing_even_when_the_user_is_back(
     await runtime.minter.mint(await caller_for(runtime, alice), Wish())
 
 
+@on_sqlite
 async def test_no_secret_leaves_when_its_row_cannot_be_written(
-    runtime: Runtime, alice: User, openai: FakeOpenAI
+    runtime: Runtime, alice: User, openai: FakeOpenAI, settings: Settings
 ) -> None:
     caller = await caller_for(runtime, alice)
-    intruder = sqlite3.connect(runtime.database.path, isolation_level=None)
+    intruder = sqlite3.connect(settings.database_path, isolation_level=None)
 
     async def lock_the_log() -> None:
         intruder.execute("BEGIN IMMEDIATE")
@@ -270,11 +271,12 @@ async def test_no_secret_leaves_when_its_row_cannot_be_written(
     assert await outcomes(runtime.database) == ["requested"]
 
 
+@on_sqlite
 async def test_no_call_goes_out_when_the_intent_cannot_be_written(
-    runtime: Runtime, alice: User, openai: FakeOpenAI
+    runtime: Runtime, alice: User, openai: FakeOpenAI, settings: Settings
 ) -> None:
     caller = await caller_for(runtime, alice)
-    intruder = sqlite3.connect(runtime.database.path, isolation_level=None)
+    intruder = sqlite3.connect(settings.database_path, isolation_level=None)
     intruder.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(AuditUnavailable):
@@ -356,7 +358,7 @@ async def test_a_mint_that_loses_the_race_with_the_sweep_drops_its_secret(
 
 
 async def test_the_panic_switch_stops_minting(
-    settings: Settings, clock: StandingClock, openai: FakeOpenAI, database: Database
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
 ) -> None:
     off = settings.model_copy(update={"minting": "off"})
     async with played(off, clock=clock, openai=openai) as runtime:
@@ -375,7 +377,6 @@ async def test_a_model_that_is_gone_is_replaced_and_said_so(
     settings: Settings,
     clock: StandingClock,
     openai: FakeOpenAI,
-    database: Database,
     configured: str,
 ) -> None:
     old = settings.model_copy(update={"openai_realtime_model": configured})

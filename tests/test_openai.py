@@ -30,6 +30,7 @@ from app.base.errors import (
 )
 from app.minting import openai as door
 from app.minting.openai import OpenAI, UpstreamModel, environment_proxy
+from app.settings import SettingsFault
 from tests.clock import StandingClock
 from tests.fakes import FakeOpenAI
 from tests.upstreams import (
@@ -454,7 +455,7 @@ def test_the_proxy_follows_the_scheme_and_the_exemptions(
 def test_a_proxy_that_does_not_speak_http_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "socks5://user:canary@127.0.0.1:1080")
 
-    with pytest.raises(ValueError, match="HTTPS_PROXY must be") as caught:
+    with pytest.raises(SettingsFault, match="HTTPS_PROXY: must be") as caught:
         environment_proxy(httpx.URL("https://api.openai.com/v1"))
 
     assert "canary" not in str(caught.value)

@@ -398,6 +398,7 @@ async def test_an_auditor_searches_and_pages(
         ("cursor=abc", 400, "invalid_cursor"),
         ("limit=0", 422, "invalid_request"),
         ("limit=201", 422, "invalid_request"),
+        ("actor=%00", 422, "invalid_request"),
         ("from=yesterday", 422, "invalid_request"),
         ("from=2026-11-20T12:00:00", 422, "invalid_request"),
     ],
@@ -500,5 +501,5 @@ async def test_no_denied_row_is_lost_when_the_caller_is_unknown(
         await client.get("/auth/me", headers={"Authorization": "Bearer junk"})
     await runtime.denials.settle(all_of_them=True)
 
-    denied = await rows(runtime.database, action="access_token.verify")
+    denied = await rows(runtime.database, outcome="denied")
     assert [row.get("count") for row in denied] == [None] * 5 + [2]

@@ -2,7 +2,8 @@ from datetime import timedelta
 
 import pytest
 
-from app.audit.log import Event, Log
+from app.audit.events import Event
+from app.audit.log import Log
 from app.audit.search import Filters, Search
 from app.base.db import Database
 from app.base.errors import InvalidCursor

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.base.keys import derive_key, read_or_make_secret
+from app.base.keys import SecretFault, derive_key, read_or_make_secret
 from app.settings import Settings, SettingsFault, read_settings
 
 
@@ -129,7 +129,7 @@ def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None
 def test_a_secret_that_is_too_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.key").write_text("short\n")
 
-    with pytest.raises(ValueError, match="at least 32"):
+    with pytest.raises(SecretFault, match="at least 32"):
         read_or_make_secret(tmp_path / "secret.key")
 
 

@@ -38,7 +38,7 @@ async def test_the_right_password_gives_an_access_token_and_a_row(
     assert (caller.user_id, caller.role, granted.scope) == (alice.id, "user", "mint")
     assert granted.expires_in == 600
     [row] = await rows(runtime.database, action="user.sign_in")
-    assert (row["outcome"], row["actor"], row["credential"]) == (
+    assert (row["outcome"], row["actor"], row["sign_in"]) == (
         "succeeded",
         alice.id,
         caller.sign_in_id,
@@ -52,6 +52,7 @@ async def test_the_right_password_gives_an_access_token_and_a_row(
         ("nobody@example.com", PASSWORD, "unknown_account"),
         ("", "", "unknown_account"),
         ("alice@example.com'--", PASSWORD, "unknown_account"),
+        ("alice\x00@example.com", PASSWORD, "unknown_account"),
         ("alice@example.com", PASSWORD + " ", "wrong_password"),
     ],
 )

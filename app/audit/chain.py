@@ -64,18 +64,38 @@ def faults(rows: Iterable[Row]) -> Iterator[Fault]:
         if row.seq != expected:
             last = row.seq - 1
             yield Fault(expected, "missing" if last == expected else f"missing, up to {last}")
-        elif row.row_hash != row_hash(
-            previous, seq=row.seq, recorded_at=row.recorded_at, canon=row.canon
-        ):
+        elif not _is_hashed(row, previous):
             yield Fault(row.seq, "changed: not the text, time and place that were hashed")
-        if row.salt is not None and not _kept_its_promise(row.canon, row.salt, row.personal):
+        if row.salt is not None and not _keeps_its_promise(row):
             yield Fault(row.seq, "personal data changed: not what the row committed to")
         previous, expected = row.row_hash, row.seq + 1
 
 
-def _kept_its_promise(canon: str, salt: bytes, personal: str | None) -> bool:
+# Whoever edits the tables may leave values of any type and text of any form. That is a fault like
+# any other, and must not end the walk.
+_MISSHAPEN = (TypeError, ValueError, AttributeError, RecursionError, struct.error)
+
+
+def _is_hashed(row: Row, previous: bytes) -> bool:
     try:
-        promised = json.loads(canon).get("personal")
-    except (ValueError, AttributeError):
+        computed = row_hash(previous, seq=row.seq, recorded_at=row.recorded_at, canon=row.canon)
+    except _MISSHAPEN:
         return False
-    return bool(promised == commitment(salt, personal or ""))
+    return computed == row.row_hash
+
+
+def _keeps_its_promise(row: Row) -> bool:
+    try:
+        promised = json.loads(row.canon)["personal"]
+        return bool(promised == commitment(row.salt or b"", row.personal or ""))
+    except (*_MISSHAPEN, KeyError):
+        return False
+
+
+def personal_key(canon: str) -> str | None:
+    """Return the event id in *canon*, by which its personal data are kept; None if it has none."""
+    try:
+        event_id = json.loads(canon)["event_id"]
+    except (*_MISSHAPEN, KeyError):
+        return None
+    return event_id if isinstance(event_id, str) else None

@@ -1,21 +1,24 @@
 """Rows for refusals, so that a flood of them does not become a flood of rows."""
 
-from dataclasses import dataclass, replace
+import ipaddress
+from dataclasses import dataclass
 
 import structlog
 
-from app.audit.log import Event, Log
+from app.audit.events import Event, Personal
+from app.audit.log import BATCH, Log
 from app.base.clock import Clock
 from app.base.errors import AuditUnavailable
-from app.base.ids import new_id
 
 ROWS_PER_MINUTE = 5
 """Refusals of one caller that get a row of their own within a minute."""
 
-KEYS = 10_000
+MOST_WINDOWS = 10_000
 """Callers told apart at once; whoever comes on top of them is counted together."""
 
-_WINDOW_SECONDS = 60
+WINDOW_SECONDS = 60
+
+_EVERYBODY_ELSE = "*"
 
 
 @dataclass(slots=True)
@@ -23,7 +26,8 @@ class _Window:
     began: float
     rows: int
     repeated: int
-    last: Event
+    actor: str | None  # known when the caller is told apart by their id
+    ip: str | None
 
 
 class Denials:
@@ -32,56 +36,88 @@ class Denials:
     A refusal stands whether or not its row could be written: it is then in the server's log alone.
     """
 
-    def __init__(self, log: Log, *, clock: Clock) -> None:
+    def __init__(self, log: Log, *, clock: Clock, most_windows: int = MOST_WINDOWS) -> None:
         self._log = log
         self._clock = clock
+        self._most_windows = most_windows
         self._windows: dict[str, _Window] = {}
+        self._over: list[_Window] = []  # past their minute, with a count that is not yet written
         self._logger = structlog.get_logger(__name__)
 
-    async def record(self, event: Event, *, key: str) -> None:
-        """Write *event* down, or count it.
-
-        Args:
-            event: The refusal.
-            key: Who was refused: a user's id, else an address.
-        """
+    async def record(self, event: Event) -> None:
+        """Write *event* down, or count it for its actor, else for the address it came from."""
+        ip = event.personal.ip if event.personal else None
+        key = event.actor or (network_of(ip) if ip else _EVERYBODY_ELSE)
+        if key not in self._windows and len(self._windows) >= self._most_windows:
+            key = _EVERYBODY_ELSE
         now = self._clock().timestamp()
-        if key not in self._windows and len(self._windows) >= KEYS:
-            key = "*"
         window = self._windows.get(key)
-        if window is not None and now - window.began >= _WINDOW_SECONDS:
-            del self._windows[key]
-            await self._write_count(window)
+        if window is not None and not 0 <= now - window.began < WINDOW_SECONDS:
+            self._over.append(window)
             window = None
         if window is None:
-            window = self._windows[key] = _Window(began=now, rows=0, repeated=0, last=event)
-        window.last = event
-        if window.rows < ROWS_PER_MINUTE:
-            window.rows += 1
-            await self._write(event)
-        else:
-            window.repeated += 1
-
-    async def settle(self, *, all_of_them: bool = False) -> None:
-        """Write the counts of the minutes that are over, or of all of them at the end."""
-        now = self._clock().timestamp()
-        for key, window in list(self._windows.items()):
-            if all_of_them or now - window.began >= _WINDOW_SECONDS:
-                self._windows.pop(key, None)
-                await self._write_count(window)
-
-    async def _write_count(self, window: _Window) -> None:
-        if window.repeated:
-            await self._write(
-                replace(
-                    window.last, event_id=new_id("evt"), reason="repeated", count=window.repeated
-                )
+            shared = key == _EVERYBODY_ELSE
+            window = self._windows[key] = _Window(
+                began=now, rows=0, repeated=0, actor=event.actor, ip=None if shared else ip
             )
-
-    async def _write(self, event: Event) -> None:
+        if window.actor != event.actor:
+            window.actor = None  # an address from which several were refused
+        if window.rows >= ROWS_PER_MINUTE:
+            window.repeated += 1
+            return
+        window.rows += 1
         try:
             await self._log.record([event])
         except AuditUnavailable:
             self._logger.warning(
                 "denial_not_recorded", action=event.action, reason=event.reason, actor=event.actor
             )
+
+    async def settle(self, *, all_of_them: bool = False) -> None:
+        """Write the counts of the minutes that are over, or of all of them at the end.
+
+        What cannot be written now is kept for the next time; at the end it goes to the server's
+        log.
+        """
+        now = self._clock().timestamp()
+        for key, window in list(self._windows.items()):
+            if all_of_them or not 0 <= now - window.began < WINDOW_SECONDS:
+                self._over.append(self._windows.pop(key))
+        self._over = [window for window in self._over if window.repeated]
+        while self._over:
+            batch = self._over[:BATCH]
+            try:
+                await self._log.record([_count(window) for window in batch])
+            except AuditUnavailable:
+                if all_of_them:
+                    total = sum(window.repeated for window in self._over)
+                    self._logger.warning("denials_not_recorded", count=total)
+                return
+            del self._over[: len(batch)]
+
+
+def _count(window: _Window) -> Event:
+    """Return the row that stands for what *window* has only counted."""
+    return Event(
+        action="request.deny",
+        outcome="denied",
+        reason="repeated",
+        actor=window.actor,
+        count=window.repeated,
+        personal=Personal(ip=window.ip),
+    )
+
+
+def network_of(ip: str) -> str:
+    """Return what stands for a caller at *ip*: an IPv6 customer has at least a /64 to themselves.
+
+    Args:
+        ip: An address, or any other text that names where a request came from.
+    """
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ip
+    if address.version == 4:  # noqa: PLR2004 - the version is the name
+        return ip
+    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -10,6 +10,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 MINIMUM_SECRET_BYTES = 32
 
 
+class SecretFault(Exception):
+    """The installation's secret cannot be used; the message says why."""
+
+
 def derive_key(secret: bytes, purpose: str, *, length: int = 32) -> bytes:
     """Return the key for *purpose*; another purpose gives an unrelated key.
 
@@ -27,7 +31,7 @@ def read_or_make_secret(path: Path) -> bytes:
     Two processes that start at once agree: the file appears whole or not at all.
 
     Raises:
-        ValueError: The file holds fewer than 32 bytes.
+        SecretFault: The file holds fewer than 32 bytes.
         OSError: The file cannot be read or written.
     """
     if not path.exists():
@@ -43,7 +47,16 @@ def read_or_make_secret(path: Path) -> bytes:
             pass  # another process was first: its secret is the one
         finally:
             draft.unlink()
+        _sync_folder(path.parent)  # a database that survives a power cut needs its key
     secret = path.read_text().strip().encode()
     if len(secret) < MINIMUM_SECRET_BYTES:
-        raise ValueError(f"{path} must hold at least {MINIMUM_SECRET_BYTES} characters")
+        raise SecretFault(f"{path} must hold at least {MINIMUM_SECRET_BYTES} characters")
     return secret
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

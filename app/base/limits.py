@@ -75,7 +75,7 @@ class _Windows(MemoryStorage):
                 break
             del windows[oldest]
         hits = windows.get(key) or deque()
-        while hits and hits[0] <= now - expiry:
+        while hits and not now - expiry < hits[0] <= now:  # past, or from before a clock was set
             hits.popleft()
         if len(hits) + amount > limit:
             return False
@@ -89,5 +89,5 @@ class _Windows(MemoryStorage):
         now = self._clock().timestamp()
         windows = self._by_length.get(expiry)
         hits = windows.get(key) if windows else None
-        live = [at for at in hits or () if at > now - expiry]
+        live = [at for at in hits or () if now - expiry < at <= now]
         return (live[0] if live else now), len(live)

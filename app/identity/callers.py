@@ -1,12 +1,15 @@
 """Who makes this request, and whether they still may."""
 
-import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 
 from app.audit.denials import Denials
-from app.audit.log import Event, Personal
+from app.audit.events import Event, Personal
+from app.audit.log import Guard, Lookup
 from app.base.db import Database
 from app.base.errors import (
     InsufficientScope,
@@ -94,14 +97,12 @@ class Callers:
         Raises:
             InvalidToken, UserDisabled, InsufficientScope: As `still_allowed`.
         """
-        standing = sa.select(users.c.role, users.c.disabled_at, sign_ins.c.revoked_at).where(
-            users.c.id == caller.user_id,
-            sign_ins.c.id == caller.sign_in_id,
-            sign_ins.c.user_id == users.c.id,
-        )
+        c = users.c
+        standing = sa.select(sign_ins.c.id, c.id, c.role, c.disabled_at, sign_ins.c.revoked_at)
+        standing = standing.join_from(sign_ins, users).where(sign_ins.c.id == caller.sign_in_id)
         row = await self._database.read(lambda tx: tx.execute(standing).first())
         try:
-            _judge(caller, tuple(row) if row else None)
+            _judge(caller, row)
         except Problem as problem:
             await self._deny(problem, caller.origin, caller)
             raise
@@ -113,33 +114,34 @@ class Callers:
             reason=problem.code,
             actor=caller.user_id if caller else None,
             credential=caller.credential if caller else None,
+            sign_in=caller.sign_in_id if caller else None,
             request_id=origin.request_id,
             personal=origin.personal(),
         )
-        await self._denials.record(event, key=caller.user_id if caller else origin.ip or "unknown")
+        await self._denials.record(event)
 
 
-def still_allowed(driver: sqlite3.Connection, caller: Caller) -> None:
-    """Check *caller* inside the writer's transaction, where nothing can change in between.
+def still_allowed(caller: Caller) -> Guard:
+    """Return the guard under which rows are only written while *caller* may still act.
 
-    Raises:
-        InvalidToken: The sign-in is revoked, or the user is gone.
-        UserDisabled: The account is disabled.
-        InsufficientScope: The role has since lost a scope that the credential carries.
+    It refuses with InvalidToken when the sign-in is revoked or the user is gone, UserDisabled, or
+    InsufficientScope when the role has since lost a scope that the credential carries.
     """
-    row = driver.execute(
-        "SELECT users.role, users.disabled_at, sign_ins.revoked_at"
-        " FROM sign_ins JOIN users ON users.id = sign_ins.user_id"
-        " WHERE sign_ins.id = ? AND users.id = ?",
-        (caller.sign_in_id, caller.user_id),
-    ).fetchone()
-    _judge(caller, row)
+    return Guard(_STANDING, caller.sign_in_id, partial(_judge, caller))
 
 
-def _judge(caller: Caller, row: tuple[Role, int | None, int | None] | None) -> None:
-    if row is None:
+_STANDING = Lookup(
+    sqlite="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at"
+    " FROM sign_ins JOIN users ON users.id = sign_ins.user_id WHERE sign_ins.id = ?",
+    postgres="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at"
+    " FROM sign_ins JOIN users ON users.id = sign_ins.user_id WHERE sign_ins.id = ANY($1)",
+)
+
+
+def _judge(caller: Caller, standing: Sequence[Any] | None) -> None:
+    if standing is None or standing[1] != caller.user_id:
         raise InvalidToken
-    role, disabled_at, revoked_at = row
+    role, disabled_at, revoked_at = standing[2:]
     if disabled_at is not None:
         raise UserDisabled
     if revoked_at is not None:

@@ -1,10 +1,13 @@
 """Signing in with e-mail and password: OAuth's password grant, for first-party use."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from app.audit.denials import Denials
-from app.audit.log import Event, Log, Transaction
+import sqlalchemy as sa
+
+from app.audit.denials import Denials, network_of
+from app.audit.events import Event
+from app.audit.log import Log
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.errors import RateLimited
 from app.base.ids import new_id
@@ -37,7 +40,7 @@ class GrantRefused(Exception):
 class Granted:
     """What a successful grant gives."""
 
-    access_token: str
+    access_token: str = field(repr=False)
     expires_in: int
     scope: str
     user: User
@@ -89,7 +92,7 @@ class SignIn:
                 more is asked than the role has.
             AuditUnavailable: The sign-in cannot be written down.
         """
-        address = origin.ip or "unknown"
+        address = network_of(origin.ip or "unknown")
         account = email.strip().lower()[:LONGEST_EMAIL]
         try:
             await self._limits.take(self._per_address, address)
@@ -111,7 +114,12 @@ class SignIn:
             allowed = " ".join(sorted(SCOPES[user.role]))
             raise GrantRefused("invalid_scope", f"This account may ask for: {allowed}.")
 
-        return await self.begin(user, scopes, origin, rehashed=await self._rehash(user, password))
+        rehashed = await self._rehash(user, password)
+        try:
+            return await self.begin(user, scopes, origin, rehashed=rehashed)
+        except GrantRefused:
+            await self._deny(origin, user, reason="account_changed")
+            raise
 
     async def begin(
         self, user: User, scopes: frozenset[str], origin: Origin, *, rehashed: str | None = None
@@ -119,13 +127,13 @@ class SignIn:
         """Write the sign-in down and issue its first access token.
 
         Raises:
-            GrantRefused: The account was disabled or got another password a moment ago.
+            GrantRefused: The account is disabled, or got another password a moment ago.
             AuditUnavailable: The sign-in cannot be written down.
         """
         sign_in_id = new_id("sgn")
         now = to_unix_microseconds(self._clock())
 
-        def insert(tx: Transaction) -> None:
+        def insert(tx: sa.Connection) -> None:
             unchanged = (
                 (users.c.id == user.id)
                 & users.c.disabled_at.is_(None)
@@ -133,16 +141,16 @@ class SignIn:
             )
             touched = users.update().where(unchanged)
             touched = touched.values(password_hash=rehashed or user.password_hash)
-            if tx.core.execute(touched).rowcount == 0:
-                raise GrantRefused("invalid_grant", "The account has just changed; sign in again.")
+            if tx.execute(touched).rowcount == 0:
+                raise GrantRefused("invalid_grant", "The account is disabled or has just changed.")
             row = {"id": sign_in_id, "user_id": user.id, "created_at": now, "revoked_at": None}
-            tx.core.execute(sign_ins.insert(), row)
+            tx.execute(sign_ins.insert(), row)
 
         event = Event(
             action="user.sign_in",
             outcome="succeeded",
             actor=user.id,
-            credential=sign_in_id,
+            sign_in=sign_in_id,
             request_id=origin.request_id,
             role=user.role,
             personal=origin.personal(user.email),
@@ -167,4 +175,4 @@ class SignIn:
             request_id=origin.request_id,
             personal=origin.personal(user.email if user else None),
         )
-        await self._denials.record(event, key=origin.ip or "unknown")
+        await self._denials.record(event)

@@ -1,12 +1,13 @@
 """The people who have an account here, and what their role lets them do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
-from app.audit.log import Event, Log, Transaction
+from app.audit.events import Event
+from app.audit.log import Log
 from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database, metadata
 from app.base.errors import Conflict, FieldError, InvalidRequest, NotFound
@@ -57,7 +58,7 @@ class User:
     role: Role
     created_at: datetime
     disabled_at: datetime | None
-    password_hash: str
+    password_hash: str = field(repr=False)
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> "User":
@@ -101,11 +102,11 @@ class Users:
             "disabled_at": None,
         }
 
-        def insert(tx: Transaction) -> User:
-            if tx.core.execute(sa.select(users.c.id).where(users.c.email == email)).first():
+        def insert(tx: sa.Connection) -> User:
+            if tx.execute(sa.select(users.c.id).where(users.c.email == email)).first():
                 raise Conflict("An account with this address exists already.")
-            tx.core.execute(users.insert(), row)
-            return User.of(tx.core.execute(users.select().where(users.c.id == row["id"])).one())
+            tx.execute(users.insert(), row)
+            return User.of(tx.execute(users.select().where(users.c.id == row["id"])).one())
 
         event = Event(
             action="user.create",
@@ -118,6 +119,8 @@ class Users:
 
     async def find(self, email: str) -> User | None:
         """Return the account with this address, if there is one."""
+        if not email.isprintable():
+            return None  # nobody has such an address, and PostgreSQL refuses a NUL
         wanted = users.select().where(users.c.email == email.strip().lower())
         row = await self._database.read(lambda tx: tx.execute(wanted).first())
         return User.of(row) if row else None
@@ -142,7 +145,11 @@ class Users:
         """
         now = to_unix_microseconds(self._clock())
         return await self._change(
-            email, {"disabled_at": now}, action="user.disable", by=by, end_sign_ins=True
+            email,
+            {"disabled_at": sa.func.coalesce(users.c.disabled_at, now)},
+            action="user.disable",
+            by=by,
+            end_sign_ins=True,
         )
 
     async def enable(self, email: str, *, by: str) -> User:
@@ -180,12 +187,12 @@ class Users:
             raise NotFound("No account has this address; see: realtime-tokens users list")
         now = to_unix_microseconds(self._clock())
 
-        def change(tx: Transaction) -> User:
-            tx.core.execute(users.update().where(users.c.id == user.id).values(values))
+        def change(tx: sa.Connection) -> User:
+            tx.execute(users.update().where(users.c.id == user.id).values(values))
             if end_sign_ins:
                 live = (sign_ins.c.user_id == user.id) & sign_ins.c.revoked_at.is_(None)
-                tx.core.execute(sign_ins.update().where(live).values(revoked_at=now))
-            return User.of(tx.core.execute(users.select().where(users.c.id == user.id)).one())
+                tx.execute(sign_ins.update().where(live).values(revoked_at=now))
+            return User.of(tx.execute(users.select().where(users.c.id == user.id)).one())
 
         event = Event(action=action, outcome="succeeded", actor=by, target=user.id)
         return await self._log.record([event], change)

@@ -133,7 +133,7 @@ def _retry_after_seconds(text: str, *, now: datetime) -> int | None:
     else:
         try:
             at = email.utils.parsedate_to_datetime(text)
-        except ValueError:
+            seconds = math.ceil((at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+        except (ValueError, OverflowError):
             return None
-        seconds = math.ceil((at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
     return min(max(seconds, 1), LONGEST_RETRY_AFTER_SECONDS)

@@ -11,7 +11,8 @@ from typing import Literal
 import structlog
 
 from app.audit.denials import Denials
-from app.audit.log import AlreadyRecorded, Event, Log
+from app.audit.events import Event
+from app.audit.log import AlreadyRecorded, Log
 from app.base.clock import Clock
 from app.base.errors import (
     AuditUnavailable,
@@ -110,7 +111,7 @@ class Minter:
             attempt = _attempt(attempt_id, caller, plan)
             await self._log.record(
                 [replace(attempt, outcome="requested", personal=caller.origin.personal())],
-                lambda tx: still_allowed(tx.driver, caller),
+                guard=still_allowed(caller),
             )
         except (AuditUnavailable, InvalidRequest):
             raise  # nothing was denied: it could not be written, or not be read
@@ -171,6 +172,14 @@ class Minter:
     async def _settle_without_secret(self, attempt: Event, error: BaseException) -> None:
         """Give *attempt* the outcome ``failed``, or ``unknown`` when a secret may exist."""
         if isinstance(error, UpstreamProblem):
+            self._logger.warning(
+                "upstream_refused",
+                attempt_id=attempt.attempt_id,
+                problem=error.code,
+                upstream_status=error.upstream_status,
+                upstream_code=error.upstream_code,
+                upstream_request_id=error.upstream_request_id,
+            )
             outcome = replace(
                 attempt,
                 outcome="unknown" if error.may_have_minted else "failed",
@@ -204,11 +213,12 @@ class Minter:
             attempt_id=attempt_id,
             actor=caller.user_id,
             credential=caller.credential,
+            sign_in=caller.sign_in_id,
             request_id=caller.origin.request_id,
             profile=plan.profile if plan else self._profiles.known_name(wish.profile),
             personal=caller.origin.personal(),
         )
-        await self._denials.record(event, key=caller.user_id)
+        await self._denials.record(event)
 
 
 def _attempt(attempt_id: str, caller: Caller, plan: PlannedSession) -> Event:
@@ -219,6 +229,7 @@ def _attempt(attempt_id: str, caller: Caller, plan: PlannedSession) -> Event:
         attempt_id=attempt_id,
         actor=caller.user_id,
         credential=caller.credential,
+        sign_in=caller.sign_in_id,
         request_id=caller.origin.request_id,
         profile=plan.profile,
         model_asked=plan.model_asked,

@@ -40,6 +40,7 @@ from app.base.errors import (
     UpstreamUnavailable,
 )
 from app.minting.answers import Answer, json_object, plain_id, refusal, unreadable
+from app.settings import SettingsFault
 
 CONNECT_SECONDS = 2.0
 """Longest wait for one connection: look-up, TCP, proxy and TLS together."""
@@ -102,8 +103,8 @@ class OpenAI:
         clock: Gives the present instant, to judge `expires_at` and `Retry-After`.
 
     Raises:
-        ValueError: *base_url* carries a user name or password, which would reach logs; or the
-            environment names a proxy that does not speak HTTP.
+        ValueError: *base_url* carries a user name or password, which would reach logs.
+        SettingsFault: The environment names a proxy that does not speak HTTP.
     """
 
     def __init__(
@@ -282,7 +283,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         connect_seconds: Longest wait for one connection.
 
     Raises:
-        ValueError: The environment names a proxy that does not speak HTTP.
+        SettingsFault: The environment names a proxy that does not speak HTTP.
     """
 
     def __init__(self, url: httpx.URL, *, connect_seconds: float) -> None:
@@ -353,7 +354,7 @@ def environment_proxy(url: httpx.URL) -> str | None:
     lives there. What goes to https:// passes the proxy in a tunnel that hides the API key from it.
 
     Raises:
-        ValueError: The proxy does not speak HTTP.
+        SettingsFault: The proxy does not speak HTTP.
     """
     try:
         loopback = ipaddress.ip_address(url.host).is_loopback
@@ -365,7 +366,7 @@ def environment_proxy(url: httpx.URL) -> str | None:
     if "://" not in proxy:
         return f"http://{proxy}"
     if not proxy.startswith(("http://", "https://")):
-        raise ValueError(f"{url.scheme.upper()}_PROXY must be an http:// or https:// address")
+        raise SettingsFault([f"{url.scheme.upper()}_PROXY: must be an http:// or https:// address"])
     return proxy
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from app.audit.search import LARGEST_PAGE, Entry, Filters
 from app.base.errors import FieldError, InvalidCursor, InvalidRequest, NotFound
@@ -38,9 +38,9 @@ class EventView(Answer):
     )
     target: str | None = Field(default=None, description="Whom it was done to, if somebody else.")
     credential: str | None = Field(
-        default=None,
-        description="Id of what was shown: the `jti` of an access token, or a sign-in.",
+        default=None, description="Id of what was shown: the `jti` of an access token."
     )
+    sign_in: str | None = Field(default=None, description="The `sgn_…` that gave the credential.")
     request_id: str | None = Field(default=None, description="The `X-Request-ID` of the request.")
     role: str | None = Field(default=None, description="The role that was used or given.")
     profile: str | None = Field(default=None, description="Name of the session profile.")
@@ -88,21 +88,25 @@ class EventView(Answer):
         return cls(seq=entry.seq, recorded_at=entry.recorded_at, row_hash=entry.row_hash, **members)
 
 
+Plain = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f]*$")]
+"""What can be looked up: PostgreSQL holds no NUL, and no row has control characters."""
+
+
 class EventQuery(Asked):
     """Which rows are wanted. All of it is optional and combines."""
 
-    actor: Omissible[str] = Field(
+    actor: Omissible[Plain] = Field(
         default=None, description="Who did it: a user's `usr_…`, or `operator`."
     )
-    action: Omissible[str] = Field(
+    action: Omissible[Plain] = Field(
         default=None, description="What was done, such as `client_secret.mint`, `user.sign_in`."
     )
-    outcome: Omissible[str] = Field(
+    outcome: Omissible[Plain] = Field(
         default=None,
         description="`requested`, `issued`, `failed`, `unknown`, `denied` or `succeeded`.",
     )
-    profile: Omissible[str] = Field(default=None, description="Name of a session profile.")
-    model: Omissible[str] = Field(
+    profile: Omissible[Plain] = Field(default=None, description="Name of a session profile.")
+    model: Omissible[Plain] = Field(
         default=None, description="A model's id or family, as asked for or as used."
     )
     since: Omissible[AwareDatetime] = Field(
@@ -256,10 +260,12 @@ async def get_event(
 
     For an attempt the row is its outcome, or its intent while there is no outcome yet.
     """
+    event: Entry | None = None
+    attempt: list[Entry] = []
     if is_id(wanted, "tok"):
         attempt = await runtime.search.attempt(wanted)
         event = attempt[-1] if attempt else None
-    else:
+    elif is_id(wanted, "evt"):
         event = await runtime.search.event(wanted)
         attempt_id = event.members.get("attempt_id") if event else None
         attempt = await runtime.search.attempt(attempt_id) if attempt_id else []

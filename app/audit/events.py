@@ -1,0 +1,186 @@
+"""What is written down: the tables of the log, and how an event becomes a row."""
+
+import json
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import ColumnElement
+
+from app.audit import chain
+from app.base.db import metadata
+from app.base.ids import new_id
+
+_GENERATED = (
+    "event_id",
+    "attempt_id",
+    "action",
+    "outcome",
+    "reason",
+    "actor",
+    "target",
+    "credential",
+    "request_id",
+    "profile",
+    "model_asked",
+    "model_used",
+    "token_fingerprint",
+)
+
+
+class _OfCanon(ColumnElement[str]):
+    """A member of the hashed text, in the words of each database."""
+
+    inherit_cache = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@compiles(_OfCanon, "sqlite")
+def _of_canon_sqlite(element: _OfCanon, _compiler: SQLCompiler, **_: Any) -> str:
+    return f"json_extract(canon, '$.{element.name}')"
+
+
+@compiles(_OfCanon, "postgresql")
+def _of_canon_postgresql(element: _OfCanon, _compiler: SQLCompiler, **_: Any) -> str:
+    return f"(canon::jsonb ->> '{element.name}')"
+
+
+def _from_canon(name: str) -> sa.Column[str]:
+    # Computed from the hashed text, so that what is searched cannot drift from what is proved.
+    return sa.Column(name, sa.Text, sa.Computed(_OfCanon(name)))
+
+
+audit_events = sa.Table(
+    "audit_events",
+    metadata,
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),  # Unix µs
+    sa.Column("canon", sa.Text, nullable=False),  # compact JSON, hashed as it stands
+    sa.Column("row_hash", sa.LargeBinary(32), nullable=False),
+    *map(_from_canon, _GENERATED),
+    sa.Index("uq_audit_events_event_id", "event_id", unique=True),
+    sa.Index(
+        "uq_audit_events_requested",
+        "attempt_id",
+        unique=True,
+        sqlite_where=sa.text("outcome = 'requested'"),
+        postgresql_where=sa.text("outcome = 'requested'"),
+    ),
+    sa.Index(
+        "uq_audit_events_outcome",  # every attempt has exactly one
+        "attempt_id",
+        unique=True,
+        sqlite_where=sa.text("outcome IN ('issued', 'failed', 'unknown')"),
+        postgresql_where=sa.text("outcome IN ('issued', 'failed', 'unknown')"),
+    ),
+    sa.Index("ix_audit_events_actor_seq", "actor", "seq"),
+    sa.Index("ix_audit_events_action_seq", "action", "seq"),
+    sa.Index("ix_audit_events_outcome_seq", "outcome", "seq"),
+)
+
+audit_personal = sa.Table(
+    "audit_personal",
+    metadata,
+    sa.Column("event_id", sa.String(40), primary_key=True),  # evt_…
+    sa.Column("salt", sa.LargeBinary(16), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),  # compact JSON, as it was committed to
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Personal:
+    """What identifies a person; kept beside the chain, so that it can be erased."""
+
+    ip: str | None = None
+    user_agent: str | None = None
+    email: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One row to be. Members left at ``None`` are not written.
+
+    ``actor`` is who did it (a user's id, or ``operator`` for the command line), ``target`` whom it
+    was done to when that is somebody else, ``credential`` the id of what was shown (a ``jti``),
+    ``sign_in`` the sign-in that gave it.
+    """
+
+    action: str  # noun.verb
+    outcome: str  # requested, then issued, failed or unknown; denied; succeeded
+    reason: str | None = None
+    attempt_id: str | None = None
+    actor: str | None = None
+    target: str | None = None
+    credential: str | None = None
+    sign_in: str | None = None
+    request_id: str | None = None
+    role: str | None = None
+    profile: str | None = None
+    model_asked: str | None = None
+    model_used: str | None = None
+    transcription_model: str | None = None
+    language: str | None = None
+    ttl_seconds: int | None = None
+    expires_at: int | None = None
+    config_digest: str | None = None
+    upstream_status: int | None = None
+    upstream_code: str | None = None
+    upstream_request_id: str | None = None
+    upstream_session_id: str | None = None
+    upstream_ms: int | None = None
+    token_fingerprint: str | None = None
+    count: int | None = None
+    personal: Personal | None = None
+    event_id: str = field(default_factory=lambda: new_id("evt"))
+
+
+_PLAIN = tuple(f.name for f in fields(Event) if f.name not in {"personal", "event_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An event as it is stored: the text that is hashed, and what is kept beside it."""
+
+    event_id: str
+    canon: str
+    salt: bytes | None
+    personal: str | None
+
+
+def write_out(event: Event, *, environment: str) -> Written:
+    """Put *event* into the words in which it is stored.
+
+    Args:
+        event: What happened.
+        environment: ``live`` or ``sandbox``; every row says it.
+    """
+    members: dict[str, Any] = {"event_id": event.event_id, "environment": environment}
+    for name in _PLAIN:
+        value = getattr(event, name)
+        if value is not None:
+            members[name] = value
+    salt = personal = None
+    if event.personal is not None:
+        salt = os.urandom(16)
+        personal = _compact(
+            {
+                "ip": event.personal.ip,
+                "user_agent": event.personal.user_agent,
+                "email": event.personal.email,
+            }
+        )
+        members["personal"] = chain.commitment(salt, personal)
+    return Written(event.event_id, _compact(members), salt, personal)
+
+
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
