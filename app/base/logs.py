@@ -71,7 +71,11 @@ _SECRET_NAMES = (
     "privatekey",
 )
 
-_TALKATIVE = ("httpx", "httpx2")  # they log the URL of every request at INFO
+_TALKATIVE = (
+    "alembic",  # says at each look at the database that it has looked
+    "httpx",  # with httpx2 logs the URL of every request
+    "httpx2",
+)
 
 
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
