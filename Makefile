@@ -1,6 +1,7 @@
 # make run    start the service on http://127.0.0.1:8000 (needs Python 3.11 and make, nothing else)
 # make check  format, lint, types, import rule and the fast tests, in under a minute
 # make test   everything
+# make bench  what a mint costs, beside the server that people write; takes some minutes
 # make lock   write the hash-locked requirements anew
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test lock clean
+.PHONY: run check test bench lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run-installed
@@ -24,7 +25,11 @@ check: $(VENV)/.test-installed
 
 test: check
 	$(BIN)/python -m tests.chromium
+	$(BIN)/python -m tests.clients.installed
 	$(BIN)/pytest -m outside
+
+bench: $(VENV)/.test-installed
+	$(BIN)/python -m benchmarks.bench
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
@@ -46,6 +51,7 @@ lock: $(VENV)/bin/python
 	$(PIP) install uv
 	$(LOCK) pyproject.toml requirements/build.in --output-file requirements/run.txt
 	$(LOCK) pyproject.toml requirements/build.in --group test --constraint requirements/run.txt --output-file requirements/test.txt
+	$(LOCK) tests/clients/requirements.in --output-file tests/clients/requirements.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -14,7 +14,6 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import sqlalchemy as sa
 import typer
-import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -27,10 +26,11 @@ from app.base.db import Database, DatabaseFault
 from app.base.errors import Problem
 from app.base.keys import SecretFault
 from app.base.logs import configure_logging
+from app.base.metrics import share_between_workers
 from app.identity.callers import Caller, Origin
 from app.identity.sign_in import GrantRefused
 from app.identity.users import OPERATOR, SCOPES, User
-from app.main import create_app
+from app.main import create_app, sandbox_models
 from app.minting.catalogue import Catalogue
 from app.minting.profiles import Profiles, ProfilesFault, Wish
 from app.runtime import (
@@ -40,9 +40,10 @@ from app.runtime import (
     open_runtime,
     openai_client,
 )
+from app.sandbox.faults import FAULTS, create_stand_in
 from app.settings import Settings, SettingsFault, read_settings
-from app.web.http_protocol import HttpProtocol
 from app.web.realtime import TokenResponse
+from app.web.server import run as run_server
 
 T = TypeVar("T")
 
@@ -60,10 +61,6 @@ app.add_typer(audit_cli, name="audit")
 PIPE_WIDTH = 200  # what is not read on a terminal need not fit one
 out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
-SERVE_BACKLOG = 2048
-STOP_SECONDS = 15
-"""How long requests under way may take after SIGTERM; the whole stop stays under 20 s."""
-
 
 # Serving ------------------------------------------------------------------------------------
 
@@ -75,48 +72,41 @@ def serve() -> None:
     if settings.app_env == "production" and settings.environment == "sandbox":
         _fail("APP_ENV is production and OPENAI_API_KEY is not set: set the key, or set APP_ENV")
     asyncio.run(_preflight(settings))
-    listener = _listener(settings)
+    listener = _listener(settings.host, settings.port)
     configure_logging(settings.log_level)
-    config = uvicorn.Config(
-        create_app(settings, announce=_announce),
-        loop="uvloop",
-        http=HttpProtocol,
-        ws="websockets-sansio" if settings.environment == "sandbox" else "none",
-        ws_max_size=32 * 1024 * 1024,  # 15 MiB of audio as base64, for the sandbox
-        proxy_headers=False,  # TRUSTED_PROXIES decides whose word counts
-        server_header=False,
-        access_log=False,  # the door writes one line per request
-        log_config=None,
-        timeout_graceful_shutdown=STOP_SECONDS,
-        backlog=SERVE_BACKLOG,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    if settings.workers > 1:
+        asyncio.run(_announce_workers(settings))
+        share_between_workers(settings.data_dir / "metrics")
+        run_server("app.main:create_worker", listener, workers=settings.workers)
+    else:
+        application = create_app(settings, announce=_announce)
+        run_server(application, listener, websockets=settings.environment == "sandbox")
 
 
 async def _preflight(settings: Settings) -> None:
     """Fail with one line for what would otherwise fail inside the server."""
-    today = system_clock().date()
-    Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
-    database = database_of(settings)
-    try:
-        await database.check(environment=settings.environment)
-        database.claim_for_serving()
-    finally:
-        await database.close()
+    async with open_runtime(settings) as runtime:
+        runtime.database.claim_for_serving()
 
 
-def _listener(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
         _fail(
-            f"{settings.host}:{settings.port} cannot be used: {error.strerror};"
+            f"{host}:{port} cannot be used: {error.strerror};"
             " stop what listens there, or set another PORT"
         )
     return listener
+
+
+async def _announce_workers(settings: Settings) -> None:
+    """Say it once for all of them, before they start."""
+    async with open_runtime(settings) as runtime:
+        await _announce(runtime)
 
 
 async def _announce(runtime: Runtime) -> None:
@@ -164,6 +154,25 @@ async def _announce_sandbox(runtime: Runtime) -> list[str]:
             "",
         ]
     return lines
+
+
+@app.command()
+def sandbox(
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port on 127.0.0.1.")] = 8001,
+    api_key: Annotated[str, typer.Option(help="The key it takes.")] = "sk-sandbox",
+) -> None:
+    """Start the stand-in for OpenAI alone, for tests of other projects. It stores nothing."""
+    configure_logging("warning", stream=sys.stderr)
+    models = sandbox_models(Catalogue.built_in(), system_clock().date())
+    stand_in = create_stand_in(api_key=api_key, clock=system_clock, models=models)
+    listener = _listener("127.0.0.1", port)
+    listener.listen()  # whoever has read where it is can connect
+    url = f"http://127.0.0.1:{port}"
+    out.print(f"OpenAI     {url}/v1, with the key {api_key}")
+    out.print(f"bad days   {url}/faults/NAME/v1: {', '.join(FAULTS)}")
+    sys.stdout.flush()
+    run_server(stand_in, listener, websockets=True)
 
 
 @app.command()

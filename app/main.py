@@ -12,6 +12,7 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from app import __version__
+from app.base.logs import configure_logging
 from app.minting.catalogue import Catalogue
 from app.runtime import (
     SANDBOX_PATH,
@@ -22,11 +23,13 @@ from app.runtime import (
     sandbox_api_key,
 )
 from app.sandbox.app import SandboxModel, create_sandbox
-from app.settings import Settings
+from app.settings import Settings, read_settings
 from app.web import audit, auth, docs, health, realtime
 from app.web.door import door
 from app.web.error_pages import error_pages
+from app.web.metrics import metrics_page
 from app.web.problems import install_problem_handlers
+from app.web.server import end_with_supervisor
 
 _log = structlog.get_logger(__name__)
 
@@ -60,17 +63,28 @@ TAGS = [
 ]
 
 
-def create_app(settings: Settings, *, announce: Announce | None = None) -> FastAPI:
+def create_worker() -> FastAPI:
+    """Return the whole service as each of several processes makes it for itself."""
+    settings = read_settings()
+    configure_logging(settings.log_level)
+    end_with_supervisor()
+    return create_app(settings, checked=True)
+
+
+def create_app(
+    settings: Settings, *, announce: Announce | None = None, checked: bool = False
+) -> FastAPI:
     """Return the whole service.
 
     Args:
         settings: Checked.
         announce: Called once everything is ready, before the first request is answered.
+        checked: Start even while the database is away, see `open_runtime`.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with open_runtime(settings) as runtime:
+        async with open_runtime(settings, checked=checked) as runtime:
             if settings.environment == "sandbox":
                 _mount_sandbox(app, runtime)
             for note in runtime.profiles.warnings(runtime.clock().date()):
@@ -92,6 +106,8 @@ def create_app(settings: Settings, *, announce: Announce | None = None) -> FastA
         redoc_url=None,
         lifespan=lifespan,
         middleware=door(settings),
+        # It would send exceptions out past our redaction, and costs each request a little.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         redirect_slashes=False,
     )
     for router in (
@@ -103,6 +119,8 @@ def create_app(settings: Settings, *, announce: Announce | None = None) -> FastA
         error_pages(public_url=settings.public_url),
     ):
         app.include_router(router)
+    if settings.metrics_token or settings.environment == "sandbox":
+        app.include_router(metrics_page(settings.metrics_token))
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     install_problem_handlers(app, public_url=settings.public_url)
@@ -119,12 +137,12 @@ def _mount_sandbox(app: FastAPI, runtime: Runtime) -> None:
     sandbox = create_sandbox(
         api_key=sandbox_api_key(installation_secret(runtime.settings)).get_secret_value(),
         clock=runtime.clock,
-        models=_sandbox_models(runtime.catalogue, today),
+        models=sandbox_models(runtime.catalogue, today),
     )
     app.mount(SANDBOX_PATH, sandbox)
 
 
-def _sandbox_models(catalogue: Catalogue, today: date) -> list[SandboxModel]:
+def sandbox_models(catalogue: Catalogue, today: date) -> list[SandboxModel]:
     """Return the models that OpenAI would list on this day."""
     return [
         SandboxModel(

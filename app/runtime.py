@@ -18,13 +18,16 @@ from app.base.clock import Clock, system_clock
 from app.base.db import Database
 from app.base.keys import derive_key, read_or_make_secret
 from app.base.limits import Allowance, Limits
+from app.base.metrics import Metrics
 from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
 from app.identity.passwords import Passwords
 from app.identity.sign_in import SignIn
+from app.identity.sign_out import SignOut
 from app.identity.users import Users
+from app.minting.admission import Admission
 from app.minting.catalogue import Catalogue
 from app.minting.limits import MintLimits
 from app.minting.mint import Minter
@@ -46,6 +49,7 @@ class Runtime:
 
     settings: Settings
     clock: Clock
+    metrics: Metrics
     database: Database
     log: Log
     denials: Denials
@@ -53,9 +57,11 @@ class Runtime:
     callers: Callers
     users: Users
     sign_in: SignIn
+    sign_out: SignOut
     catalogue: Catalogue
     profiles: Profiles
     openai: OpenAI
+    admission: Admission
     minter: Minter
     sweep: Sweep
     search: Search
@@ -73,13 +79,16 @@ def database_of(settings: Settings) -> SqliteDatabase | PostgresDatabase:
     return SqliteDatabase(settings.database_path)
 
 
-def log_in(database: SqliteDatabase | PostgresDatabase, scribe: Scribe) -> Log:
+def log_in(
+    database: SqliteDatabase | PostgresDatabase, scribe: Scribe, metrics: Metrics | None = None
+) -> Log:
     """Return the log that stands in *database*, with the writer that fits it."""
+    metrics = metrics or Metrics()
     match database:
         case SqliteDatabase():
-            return Log(SqliteWriter(database, scribe))
+            return Log(SqliteWriter(database, scribe, metrics), metrics)
         case PostgresDatabase():
-            return Log(PostgresWriter(database, scribe))
+            return Log(PostgresWriter(database, scribe, metrics), metrics)
 
 
 def installation_secret(settings: Settings) -> bytes:
@@ -107,6 +116,7 @@ async def open_runtime(
     clock: Clock = system_clock,
     openai: OpenAI | None = None,
     passwords: Passwords | None = None,
+    checked: bool = False,
 ) -> AsyncIterator[Runtime]:
     """Build everything on a migrated database, and close it in order.
 
@@ -115,6 +125,8 @@ async def open_runtime(
         clock: The time of all of it.
         openai: In place of the client that the settings describe; for tests.
         passwords: In place of hashing at full cost; for tests.
+        checked: Somebody has looked at the database, so it is not looked at again: a worker that
+            takes the place of another while the database is away starts all the same.
 
     Raises:
         DatabaseFault: The database is missing, not migrated, or of the other environment.
@@ -123,55 +135,71 @@ async def open_runtime(
     secret = installation_secret(settings)
     catalogue = Catalogue.built_in()
     profiles = Profiles.read(settings, catalogue=catalogue, today=clock().date())
-    limits = Limits(clock=clock)
+    metrics = Metrics()
+    admission = Admission(places=settings.max_mints_in_flight, metrics=metrics)
+    metrics.watch_models(lambda: profiles.days_left(clock().date()))
+    limits = Limits(clock=clock, metrics=metrics)
     access_tokens = AccessTokens(
         secret=secret,
         issuer=settings.public_url,
         ttl_seconds=settings.access_token_ttl_seconds,
+        key_generation=settings.access_token_key_generation,
         clock=clock,
     )
     # Each closes when this ends, the last made first; what fails on the way leaves nothing open.
     async with AsyncExitStack() as stack:
         database = database_of(settings)
         stack.push_async_callback(database.close)
-        await database.check(environment=settings.environment)
+        if not checked:
+            await database.check(environment=settings.environment)
         passwords = passwords or Passwords()
         stack.callback(passwords.close)
-        log = log_in(database, Scribe(settings.environment, clock))
+        log = log_in(database, Scribe(settings.environment, clock), metrics)
         stack.push_async_callback(log.close)
         openai = openai or openai_client(settings, secret)
         stack.push_async_callback(openai.aclose)
         denials = Denials(log, clock=clock)
         stack.push_async_callback(denials.settle, all_of_them=True)
         users = Users(database=database, log=log, passwords=passwords, clock=clock)
+        sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
         yield Runtime(
             settings=settings,
             clock=clock,
+            metrics=metrics,
             database=database,
             log=log,
             denials=denials,
             access_tokens=access_tokens,
-            callers=Callers(access_tokens=access_tokens, database=database, denials=denials),
+            callers=Callers(
+                access_tokens=access_tokens, database=database, denials=denials, clock=clock
+            ),
             users=users,
             sign_in=SignIn(
                 users=users,
                 passwords=passwords,
                 access_tokens=access_tokens,
+                sign_out=sign_out,
                 limits=limits,
                 per_account=Allowance.per_minute(
-                    "sign-in-account", settings.sign_ins_per_account_per_minute
+                    "sign_ins_per_account_per_minute", settings.sign_ins_per_account_per_minute
                 ),
                 per_address=Allowance.per_minute(
-                    "sign-in-address", settings.sign_ins_per_address_per_minute
+                    "sign_ins_per_address_per_minute", settings.sign_ins_per_address_per_minute
                 ),
+                lifetime=timedelta(seconds=settings.sign_in_lifetime_seconds),
+                idle=timedelta(seconds=settings.refresh_token_idle_seconds),
+                database=database,
                 log=log,
                 denials=denials,
                 clock=clock,
             ),
+            sign_out=sign_out,
             catalogue=catalogue,
             profiles=profiles,
             openai=openai,
+            admission=admission,
             minter=Minter(
+                admission=admission,
                 profiles=profiles,
                 limits=MintLimits(
                     limits,
@@ -181,6 +209,7 @@ async def open_runtime(
                 openai=openai,
                 log=log,
                 denials=denials,
+                metrics=metrics,
                 clock=clock,
                 fingerprint_key=derive_key(secret, "client-secret-fingerprint"),
                 safety_key=derive_key(secret, "safety-identifier"),
@@ -194,8 +223,14 @@ async def open_runtime(
 
 
 @asynccontextmanager
-async def housekeeping(runtime: Runtime) -> AsyncIterator[None]:
+async def housekeeping(
+    runtime: Runtime, *, pause_seconds: float = HOUSEKEEPING_SECONDS
+) -> AsyncIterator[None]:
     """Settle what an earlier process left open, then sweep every few seconds until the end.
+
+    Args:
+        runtime: Whose attempts and refusals are looked after.
+        pause_seconds: Between two rounds.
 
     Raises:
         DatabaseFault: Another process serves this database, and only one may.
@@ -207,8 +242,12 @@ async def housekeeping(runtime: Runtime) -> AsyncIterator[None]:
             pass
     async with asyncio.TaskGroup() as tasks:
         chores = [
-            tasks.create_task(_for_ever(chore), name=name)
-            for name, chore in (("sweep", runtime.sweep.run), ("denials", runtime.denials.settle))
+            tasks.create_task(_for_ever(chore, pause_seconds), name=name)
+            for name, chore in (
+                ("sweep", runtime.sweep.run),
+                ("denials", runtime.denials.settle),
+                ("sign-ins", runtime.sign_out.forget_expired),
+            )
         ]
         try:
             yield
@@ -217,9 +256,9 @@ async def housekeeping(runtime: Runtime) -> AsyncIterator[None]:
                 chore.cancel()
 
 
-async def _for_ever(chore: Callable[[], Awaitable[object]]) -> None:
+async def _for_ever(chore: Callable[[], Awaitable[object]], pause_seconds: float) -> None:
     while True:
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        await asyncio.sleep(pause_seconds)
         try:
             await chore()
         except Exception:  # noqa: BLE001 - the next round tries again; a database that is away comes back

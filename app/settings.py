@@ -6,9 +6,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -89,14 +97,26 @@ class Settings(BaseSettings):
     mints_per_user_per_day: int = Field(default=200, ge=1)
     """How many tokens one user may ask for within any 24 hours."""
 
+    max_mints_in_flight: int = Field(default=256, ge=1, le=10_000)
+    """Mints under way at once in one process; as many may wait a second, the rest gets a 503."""
+
     sign_ins_per_account_per_minute: int = Field(default=10, ge=1)
     """Password attempts for one account from one address within any minute."""
 
     sign_ins_per_address_per_minute: int = Field(default=30, ge=1)
-    """Password attempts from one address within any minute, whatever the account."""
+    """Password and refresh attempts from one address within any minute, whatever the account."""
+
+    sign_in_lifetime_seconds: int = Field(default=2_592_000, ge=600, le=31_536_000)
+    """How long a sign-in lasts until the password is needed again; 30 days by default."""
+
+    refresh_token_idle_seconds: int = Field(default=1_209_600, ge=600, le=31_536_000)
+    """How long a refresh token stays good unused; 14 days by default."""
 
     access_token_ttl_seconds: int = Field(default=600, ge=60, le=3600)
     """How long our own access tokens are good."""
+
+    access_token_key_generation: int = Field(default=1, ge=1)
+    """Which key signs access tokens; the one before stays good. Add 1 to change the key."""
 
     app_env: Literal["development", "production"] = "development"
     """`production` refuses to start in the sandbox."""
@@ -122,8 +142,14 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """PostgreSQL in place of SQLite: `postgresql://user:password@host/name`."""
 
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve. More than 1 needs `DATABASE_URL` and `OPENAI_API_KEY`."""
+
     secret_key: SecretStr | None = None
     """At least 32 characters; every key is derived from it. Default: `DATA_DIR/secret.key`."""
+
+    metrics_token: SecretStr | None = None
+    """Bearer of at least 32 characters for `/metrics`; without it only the sandbox shows them."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
@@ -145,7 +171,7 @@ class Settings(BaseSettings):
         host = "127.0.0.1" if everywhere else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    @field_validator("openai_api_key", "secret_key", "database_url")
+    @field_validator("openai_api_key", "secret_key", "database_url", "metrics_token")
     @classmethod
     def _plain_secret(cls, value: SecretStr | None) -> SecretStr | None:
         """A stray newline would break the header it goes into, far from here."""
@@ -156,7 +182,7 @@ class Settings(BaseSettings):
             raise ValueError("holds a character outside ASCII; set it again without")
         return value
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", "metrics_token")
     @classmethod
     def _long_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value and len(value.get_secret_value()) < 32:  # noqa: PLR2004 - 256 bits in hex is 64
@@ -166,8 +192,33 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        if value is None:
+            return None
+        url = value.get_secret_value()
+        if not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://; SQLite needs none, see DATA_DIR")
+        try:
+            parts = urlsplit(url)
+            readable = parts.port != 0  # and looking at it raises what a port cannot be
+        except ValueError:
+            readable = False
+        # The rest of a password with one of these characters would be taken, and shown, as a host.
+        if not readable or not url.count("@") == parts.netloc.count("@") <= 1:
+            raise ValueError(
+                "cannot be read; in a password write @ / ? # [ ] as %40 %2F %3F %23 %5B %5D"
+            )
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _what_workers_share(cls, value: int, others: ValidationInfo) -> int:
+        if value > 1:
+            for name, why in (
+                ("database_url", "SQLite has one process that serves"),
+                ("openai_api_key", "the sandbox keeps its tokens in one process"),
+            ):
+                if name in others.data and not others.data[name]:  # it has no fault of its own
+                    raise ValueError(f"more than 1 needs {name.upper()}: {why}")
         return value
 
     @field_validator("openai_base_url", "public_url")

@@ -140,16 +140,21 @@ def cheap_passwords() -> Passwords:
 
 @asynccontextmanager
 async def played(
-    settings: Settings, *, clock: StandingClock, openai: FakeOpenAI
+    settings: Settings,
+    *,
+    clock: StandingClock,
+    openai: FakeOpenAI,
+    passwords: Passwords | None = None,
 ) -> AsyncIterator[Runtime]:
     """Open the whole service below the web on a migrated database, with OpenAI played."""
     client = OpenAI(
         base_url="https://openai.test/v1",
         api_key=SecretStr(CANARY_KEY),
         transport=httpx.MockTransport(openai),
+        clock=clock,
     )
     async with open_runtime(
-        settings, clock=clock, openai=client, passwords=cheap_passwords()
+        settings, clock=clock, openai=client, passwords=passwords or cheap_passwords()
     ) as runtime:
         yield runtime
 

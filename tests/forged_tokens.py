@@ -29,9 +29,19 @@ ORDER = ec.SECP256R1().group_order
 
 
 def access_tokens(
-    *, secret: bytes = SECRET, issuer: str = ISSUER, later: timedelta = timedelta()
+    *,
+    secret: bytes = SECRET,
+    key_generation: int = 1,
+    issuer: str = ISSUER,
+    later: timedelta = timedelta(),
 ) -> AccessTokens:
-    return AccessTokens(secret=secret, issuer=issuer, ttl_seconds=600, clock=lambda: NOW + later)
+    return AccessTokens(
+        secret=secret,
+        key_generation=key_generation,
+        issuer=issuer,
+        ttl_seconds=600,
+        clock=lambda: NOW + later,
+    )
 
 
 def private_key() -> ec.EllipticCurvePrivateKey:

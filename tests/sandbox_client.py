@@ -26,7 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from app.sandbox.app import SandboxModel, create_sandbox
+from app.sandbox.app import Habits, SandboxModel, create_sandbox
 from tests.clock import StandingClock
 
 API_KEY = "sk-sandbox-0123456789abcdef"
@@ -194,7 +194,7 @@ async def running_sandbox() -> AsyncIterator[RunningSandbox]:
 
     def sandbox(delta_seconds: float) -> Starlette:
         return create_sandbox(
-            api_key=API_KEY, clock=clock, models=MODELS, delta_seconds=delta_seconds
+            api_key=API_KEY, clock=clock, models=MODELS, habits=Habits(delta_seconds=delta_seconds)
         )
 
     app = Starlette(

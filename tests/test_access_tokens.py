@@ -95,6 +95,28 @@ def test_the_key_stays_the_same_from_release_to_release() -> None:
     assert published["kid"] == KID
 
 
+def test_tokens_signed_before_a_rotation_stay_good_until_the_next_one() -> None:
+    before, after, later = (access_tokens(key_generation=n) for n in (1, 2, 3))
+    issued = after.issue(user_id=USER, scope="mint", sign_in_id=SIGN_IN).token
+
+    assert before.verify(GENUINE) == after.verify(GENUINE)
+    assert after.verify(issued) == later.verify(issued)
+    assert_refused(GENUINE, later)
+    assert_refused(issued, before)
+
+
+def test_both_live_keys_are_published_the_one_that_signs_first() -> None:
+    kids = [
+        [key["kid"] for key in access_tokens(key_generation=n).jwks()["keys"]] for n in range(1, 5)
+    ]
+
+    assert [len(live) for live in kids] == [1, 2, 2, 2]
+    assert [live[1] for live in kids[1:]] == [live[0] for live in kids[:-1]]
+    assert len({live[0] for live in kids}) == 4
+    issued = access_tokens(key_generation=4).issue(user_id=USER, scope="mint", sign_in_id=SIGN_IN)
+    assert json.loads(decode(issued.token.partition(".")[0]))["kid"] == kids[3][0]
+
+
 def test_instances_with_one_secret_take_each_others_tokens() -> None:
     assert access_tokens().verify(GENUINE).sub == USER
 

@@ -181,6 +181,104 @@ def test_a_database_of_the_sandbox_does_not_serve_live(tmp_path: Path) -> None:
     assert "belongs to the sandbox environment" in line
 
 
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a migrated database for a real key."""
+    folder = tmp_path_factory.mktemp("migrated")
+    assert run_command(folder, "migrate", OPENAI_API_KEY="sk-x").returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check", "--online"]])
+def test_a_proxy_that_does_not_speak_http_ends_with_a_line(
+    migrated: Path, command: list[str]
+) -> None:
+    line = said(
+        run_command(
+            migrated,
+            *command,
+            OPENAI_API_KEY="sk-x",
+            PORT=free_port(),
+            HTTPS_PROXY="socks5://canary@127.0.0.1:1",
+        )
+    )
+
+    assert "HTTPS_PROXY: must be an http:// or https:// address" in line
+    assert "canary" not in line
+
+
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_certificates_that_cannot_be_read_end_with_a_line(
+    migrated: Path, content: str | None
+) -> None:
+    roots = migrated / "roots.pem"
+    roots.unlink(missing_ok=True)
+    if content is not None:
+        roots.write_text(content)
+
+    line = said(
+        run_command(migrated, "serve", OPENAI_API_KEY="sk-x", PORT=free_port(), SSL_CERT_FILE=roots)
+    )
+
+    assert "SSL_CERT_FILE: has no certificates to read" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 31])
+def test_a_short_secret_ends_with_a_line_and_is_not_shown(migrated: Path, content: bytes) -> None:
+    (migrated / "var" / "secret.key").write_bytes(content)
+
+    line = said(run_command(migrated, "serve", OPENAI_API_KEY="sk-x", PORT=free_port()))
+
+    assert line.endswith("var/secret.key must hold at least 32 characters")
+    (migrated / "var" / "secret.key").unlink()
+
+
+def test_an_env_file_in_another_encoding_ends_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("OPENAI_PROJECT_ID=bücher".encode("latin-1"))
+
+    assert said(run_command(tmp_path, "check")).endswith(".env: is not text in UTF-8")
+
+
+def test_an_empty_key_file_ends_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+
+    line = said(run_command(tmp_path, "check", OPENAI_API_KEY_FILE="key"))
+
+    assert line.endswith("OPENAI_API_KEY_FILE: key is empty")
+
+
+def test_what_is_no_database_ends_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "sandbox.db").write_text("no database")
+
+    migrating = said(run_command(tmp_path, "migrate"))
+    serving_it = said(run_command(tmp_path, "serve", PORT=free_port()))
+
+    assert "var/sandbox.db cannot be migrated: file is not a database" in migrating
+    assert "var/sandbox.db cannot be read: file is not a database" in serving_it
+
+
+def test_a_database_of_a_newer_release_ends_with_a_line(tmp_path: Path) -> None:
+    run_command(tmp_path, "migrate")
+    connection = sqlite3.connect(tmp_path / "var" / "sandbox.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+
+    assert "made by a newer release" in said(run_command(tmp_path, "migrate"))
+    assert "made by a newer release" in said(run_command(tmp_path, "serve", PORT=free_port()))
+
+
+def test_a_token_for_a_disabled_user_ends_with_a_line(service: Service) -> None:
+    service.run("users", "add", "eve@example.com", "--password-stdin", stdin=PASSWORD)
+    service.run("users", "disable", "eve@example.com")
+
+    refused = service.run("token", "eve@example.com")
+
+    assert "The account is disabled" in said(refused)
+    assert refused.stdout == ""
+
+
 def test_a_missing_module_ends_with_a_line(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(name='uvicorn')")
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from structlog.testing import capture_logs
 from app.base.db import Database
 from app.base.errors import Conflict, MethodNotAllowed, every_problem
 from app.identity.callers import Origin
+from app.identity.refresh_tokens import refresh_tokens
 from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app
 from app.runtime import Runtime
@@ -43,6 +45,7 @@ from tests.openapi_document import (
 PROFILES = Path(__file__).parents[1] / "examples" / "profiles.toml"
 EMAIL = "ada@example.com"
 FORM = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
+REFRESH_TOKEN = "rtr_" + "a" * 43
 
 
 @dataclass
@@ -122,10 +125,23 @@ async def without_a_log(stage: Stage) -> dict[str, str]:
     return headers
 
 
+async def signed_in_without_a_log(stage: Stage) -> dict[str, str]:
+    headers = await without_a_log(stage)
+    known = refresh_tokens.update().values(token_sha256=sha256(REFRESH_TOKEN.encode()).digest())
+    await stage.runtime.database.alter(lambda tx: tx.execute(known).close())
+    return headers
+
+
 async def busy_with_passwords(stage: Stage) -> dict[str, str]:
     while stage.runtime.sign_in._passwords._places.acquire(blocking=False):
         pass
     return {}
+
+
+async def full(stage: Stage) -> dict[str, str]:
+    admission = stage.runtime.admission
+    admission._waiting = admission._most_waiting
+    return await stage.bearer()
 
 
 async def impatient(stage: Stage) -> dict[str, str]:
@@ -192,6 +208,7 @@ def cases() -> Iterator[Case]:
         yield Case(operation, "user_disabled", disabled)
     yield from minting_cases()
     yield from signing_in_cases()
+    yield from signing_out_cases()
     search, show = OPERATIONS["listAuditEvents"], OPERATIONS["getAuditEvent"]
     yield Case(search, "invalid_cursor", send={"params": {"cursor": "made-up"}})
     yield Case(search, "invalid_request", send={"params": {"limit": "0"}})
@@ -212,6 +229,7 @@ def minting_cases() -> Iterator[Case]:
     yield Case(mint, "minting_off", settings={"minting": "off"})
     yield Case(mint, "model_retired", settings=gone)
     yield Case(mint, "audit_unavailable", without_a_log)
+    yield Case(mint, "overloaded", full)
     answers: dict[str, httpx.Response | Exception] = {
         "upstream_rejected": openai_error(400, "unknown_parameter"),
         "upstream_misconfigured": openai_error(401, "invalid_api_key"),
@@ -242,6 +260,14 @@ def signing_in_cases() -> Iterator[Case]:
     yield Case(sign_in, "rate_limited", answered_before, {"data": FORM}, settings=once)
     yield Case(sign_in, "audit_unavailable", without_a_log, {"data": FORM})
     yield Case(sign_in, "overloaded", busy_with_passwords, {"data": FORM})
+
+
+def signing_out_cases() -> Iterator[Case]:
+    sign_out, everywhere = OPERATIONS["signOut"], OPERATIONS["signOutEverywhere"]
+    one_of_ours = {"data": {"token": REFRESH_TOKEN}}
+    yield Case(sign_out, "invalid_request", unknown, {"data": {"token": ""}})
+    yield Case(sign_out, "audit_unavailable", signed_in_without_a_log, one_of_ours)
+    yield Case(everywhere, "audit_unavailable", without_a_log)
 
 
 CASES = list(cases())
@@ -293,12 +319,15 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
         headers = {}
         if operation.path not in PUBLIC:  # no more than the document says is needed
             headers = await stage.bearer(frozenset(operation.scopes or ["mint"]))
-        form = FORM if operation.id == "signIn" else None
+        form = {"signIn": FORM, "signOut": {"token": REFRESH_TOKEN}}.get(operation.id)
         answer = await stage.client.request(operation.method, path, headers=headers, data=form)
 
-    assert answer.status_code == 200
-    described = operation.described["responses"]["200"]
-    check(answer.json(), described["content"][answer.headers["Content-Type"]]["schema"])
+    assert answer.is_success
+    described = operation.described["responses"][str(answer.status_code)]
+    if "content" in described:
+        check(answer.json(), described["content"][answer.headers["Content-Type"]]["schema"])
+    else:
+        assert answer.content == b""
     cache_control = described["headers"].get("Cache-Control", {"schema": {"const": None}})
     assert answer.headers.get("Cache-Control") == cache_control["schema"]["const"]
 

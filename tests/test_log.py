@@ -5,16 +5,19 @@ import sqlalchemy as sa
 
 from app.audit import chain
 from app.audit.events import Event, Personal, audit_events
-from app.audit.log import AlreadyRecorded, Log, Scribe
+from app.audit.log import BATCH, AlreadyRecorded, Log, Scribe
 from app.audit.search import stored_rows
 from app.base.db import Database
-from app.base.errors import UserDisabled
+from app.base.errors import AuditUnavailable, UserDisabled
 from app.base.ids import new_id
 from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
 from app.runtime import database_of, log_in
 from app.settings import Settings
 from tests.clock import StandingClock
+from tests.conftest import on_postgresql
+from tests.log_faults import refuse_commits, stopped
+from tests.log_rows import rows
 
 
 def an_event(**members: object) -> Event:
@@ -223,3 +226,106 @@ async def test_what_cannot_be_hashed_any_more_is_named_too(
     )
 
     assert sorted({fault.seq for fault in await faults_of(database)}) == [1, 2, 3, 4, 5]
+
+
+# What befalls the log ---------------------------------------------------------------------------
+
+
+async def test_when_the_commit_fails_everybody_in_it_is_told_and_nobody_else(
+    database: Database, log: Log
+) -> None:
+    await refuse_commits(database, outcome="issued")
+    async with stopped(database) as somebody_waits:
+        before = asyncio.create_task(log.record([an_event()]))
+        await somebody_waits()
+        together = [
+            asyncio.create_task(log.record([an_event(outcome=outcome, attempt_id=new_id("tok"))]))
+            for outcome in ("requested", "issued", "failed")
+        ]
+        await asyncio.sleep(0)  # now they wait behind the first, for one commit
+
+    await before
+    outcomes = await asyncio.gather(*together, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [AuditUnavailable] * 3
+    await log.record([an_event()])
+    assert (await row_counts(database))[0] == 2
+    assert await faults_of(database) == []
+
+
+async def test_a_change_whose_commit_fails_is_not_there(database: Database, log: Log) -> None:
+    await refuse_commits(database, outcome="issued")
+
+    def change(tx: sa.Connection) -> None:
+        tx.exec_driver_sql("INSERT INTO installation VALUES ('test', 0)")
+
+    with pytest.raises(AuditUnavailable):
+        await log.record([an_event(outcome="issued", attempt_id=new_id("tok"))], change)
+
+    assert await row_counts(database) == (0, 1)
+
+
+async def test_a_caller_who_goes_away_leaves_the_row(database: Database, log: Log) -> None:
+    left = an_event()
+    async with stopped(database) as somebody_waits:
+        recording = asyncio.create_task(log.record([left]))
+        await somebody_waits()
+        recording.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await recording
+
+    await log.record([an_event()])  # whose turn comes later
+
+    assert len(await rows(database, event_id=left.event_id)) == 1
+
+
+async def test_closing_writes_what_waits(database: Database, log: Log) -> None:
+    async with stopped(database) as somebody_waits:
+        recording = [asyncio.create_task(log.record([an_event()]))]
+        await somebody_waits()
+        recording += [asyncio.create_task(log.record([an_event()])) for _ in range(BATCH + 1)]
+        await asyncio.sleep(0)  # now they wait, too many for one commit
+        closing = asyncio.create_task(log.close())
+        await asyncio.sleep(0)
+
+    await closing
+
+    await asyncio.gather(*recording)
+    assert (await row_counts(database))[0] == BATCH + 2
+    assert not log.alive
+
+
+async def test_closing_waits_for_a_change_under_way(database: Database, log: Log) -> None:
+    def change(tx: sa.Connection) -> None:
+        tx.exec_driver_sql("INSERT INTO installation VALUES ('test', 0)")
+
+    async with stopped(database) as somebody_waits:
+        changing = asyncio.create_task(log.record([an_event()], change))
+        await somebody_waits()
+        closing = asyncio.create_task(log.close())
+        done, _ = await asyncio.wait([closing], timeout=0.1)
+        assert not done
+
+    await closing
+
+    await changing
+    assert await row_counts(database) == (1, 2)
+
+
+@on_postgresql
+async def test_a_commit_is_durable_whatever_the_database_defaults_to(
+    database: PostgresDatabase,
+) -> None:
+    careless = await database.connect()
+    name = await careless.fetchval("SELECT current_database()")
+    await careless.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await careless.execute(
+        f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+    )
+    await careless.close()
+
+    connection = await database.connect()
+
+    assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
+    await connection.close()

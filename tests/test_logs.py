@@ -65,6 +65,8 @@ def test_what_is_below_the_level_is_not_written() -> None:
         ("key sk-proj-Abc_12-34xyz is wrong", "Abc_12"),
         ("Incorrect API key provided: sk-proj-********abcd. See", "abcd"),
         ("service key rtk_live_0aB1cD2eF3 used", "0aB1cD2eF3"),
+        ("refresh token rtr_0aB1-cD2_eF3 used", "0aB1-cD2_eF3"),
+        ("repr b'rtr_0aB1-cD2_eF3'", "0aB1-cD2_eF3"),
         ("Authorization: Bearer opaque-credential-1", "opaque-credential-1"),
         ("authorization: bearer opaque-credential-1", "opaque-credential-1"),
         ("Bearer\tx1", "x1"),

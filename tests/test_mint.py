@@ -2,7 +2,8 @@ import asyncio
 import hashlib
 import hmac
 import json
-import sqlite3
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from app.audit.events import Event
 from app.base.errors import (
     AuditUnavailable,
+    InsufficientScope,
     InvalidToken,
     MintingOff,
     OverrideNotAllowed,
@@ -27,15 +29,18 @@ from app.base.errors import (
     UpstreamUnavailable,
     UserDisabled,
 )
+from app.base.ids import new_id
 from app.base.keys import derive_key
 from app.identity.users import OPERATOR, User
 from app.minting.profiles import Wish
 from app.runtime import Runtime
 from app.settings import Settings
 from tests.clock import StandingClock
-from tests.conftest import CANARY_KEY, PASSWORD, caller_for, on_sqlite, played
+from tests.conftest import CANARY_KEY, PASSWORD, caller_for, played
 from tests.fakes import FakeOpenAI
+from tests.log_faults import refuse_commits, stopped
 from tests.log_rows import outcomes, rows
+from tests.test_users import give_role
 
 
 async def test_a_mint_leaves_its_intent_and_its_outcome(
@@ -204,23 +209,6 @@ async def test_another_user_is_not_limited_by_the_first(
     await runtime.minter.mint(await caller_for(runtime, admin), Wish())
 
 
-async def test_a_flood_of_refusals_becomes_five_rows_and_a_count(
-    runtime: Runtime, alice: User, clock: StandingClock
-) -> None:
-    caller = await caller_for(runtime, alice)
-    for _ in range(50):
-        with pytest.raises(ProfileNotFound):
-            await runtime.minter.mint(caller, Wish(profile="other"))
-    assert await outcomes(runtime.database) == ["denied"] * 5
-
-    clock.advance(seconds=61)
-    await runtime.denials.settle()
-
-    denied = await rows(runtime.database, outcome="denied")
-    assert len(denied) == 6
-    assert (denied[-1]["reason"], denied[-1]["count"]) == ("repeated", 45)
-
-
 async def test_a_disabled_user_mints_nothing_from_then_on(
     runtime: Runtime, alice: User, openai: FakeOpenAI
 ) -> None:
@@ -249,43 +237,57 @@ async def test_an_ended_sign_in_mints_nothing_even_when_the_user_is_back(
     await runtime.minter.mint(await caller_for(runtime, alice), Wish())
 
 
-@on_sqlite
 async def test_no_secret_leaves_when_its_row_cannot_be_written(
-    runtime: Runtime, alice: User, openai: FakeOpenAI, settings: Settings
+    runtime: Runtime, alice: User, openai: FakeOpenAI
 ) -> None:
     caller = await caller_for(runtime, alice)
-    intruder = sqlite3.connect(settings.database_path, isolation_level=None)
+    async with AsyncExitStack() as stack:
+        openai.meanwhile = lambda: stack.enter_async_context(stopped(runtime.database))
 
-    async def lock_the_log() -> None:
-        intruder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(AuditUnavailable):
+            async with asyncio.timeout(2):
+                await runtime.minter.mint(caller, Wish())
 
-    openai.meanwhile = lock_the_log
+        assert len(openai.minted) == 1
+        assert await outcomes(runtime.database) == ["requested"]
+
+
+async def test_no_call_goes_out_when_the_intent_cannot_be_written(
+    runtime: Runtime, alice: User, openai: FakeOpenAI
+) -> None:
+    caller = await caller_for(runtime, alice)
+    async with stopped(runtime.database):
+        with pytest.raises(AuditUnavailable):
+            async with asyncio.timeout(2):
+                await runtime.minter.mint(caller, Wish())
+
+    assert openai.requests == []
+
+
+async def test_no_secret_leaves_when_the_commit_of_its_row_fails(
+    runtime: Runtime, alice: User, openai: FakeOpenAI
+) -> None:
+    caller = await caller_for(runtime, alice)
+    await refuse_commits(runtime.database, outcome="issued")
 
     with pytest.raises(AuditUnavailable):
-        async with asyncio.timeout(2):
-            await runtime.minter.mint(caller, Wish())
+        await runtime.minter.mint(caller, Wish())
 
-    intruder.execute("ROLLBACK")
-    intruder.close()
     assert len(openai.minted) == 1
     assert await outcomes(runtime.database) == ["requested"]
 
 
-@on_sqlite
-async def test_no_call_goes_out_when_the_intent_cannot_be_written(
-    runtime: Runtime, alice: User, openai: FakeOpenAI, settings: Settings
+async def test_no_call_goes_out_when_the_commit_of_the_intent_fails(
+    runtime: Runtime, alice: User, openai: FakeOpenAI
 ) -> None:
     caller = await caller_for(runtime, alice)
-    intruder = sqlite3.connect(settings.database_path, isolation_level=None)
-    intruder.execute("BEGIN IMMEDIATE")
+    await refuse_commits(runtime.database, outcome="requested")
 
     with pytest.raises(AuditUnavailable):
-        async with asyncio.timeout(2):
-            await runtime.minter.mint(caller, Wish())
+        await runtime.minter.mint(caller, Wish())
 
-    intruder.execute("ROLLBACK")
-    intruder.close()
     assert openai.requests == []
+    assert await outcomes(runtime.database) == []
 
 
 async def test_a_client_that_hangs_up_leaves_its_outcome(
@@ -310,37 +312,27 @@ async def test_a_client_that_hangs_up_leaves_its_outcome(
     assert (settled["outcome"], settled["reason"]) == ("unknown", "cancelled")
 
 
-async def test_the_sweep_settles_what_stays_open(
-    runtime: Runtime, alice: User, clock: StandingClock
+async def test_a_client_that_hangs_up_while_the_outcome_is_written_leaves_it_as_it_is(
+    runtime: Runtime, alice: User, openai: FakeOpenAI
 ) -> None:
-    lost = Event(action="client_secret.mint", outcome="requested", attempt_id="tok_lost")
-    await runtime.log.record([lost])
-    await runtime.minter.mint(await caller_for(runtime, alice), Wish())
+    caller = await caller_for(runtime, alice)
+    stopping = asyncio.get_running_loop().create_future()
+    async with AsyncExitStack() as stack:
 
-    assert await runtime.sweep.run() == 0
-    clock.advance(seconds=91)
-    assert await runtime.sweep.run() == 1
-    assert await runtime.sweep.run() == 0
+        async def stop_the_log() -> None:
+            stopping.set_result(await stack.enter_async_context(stopped(runtime.database)))
 
-    [requested, swept] = await rows(runtime.database, attempt_id="tok_lost")
-    assert (requested["outcome"], swept["outcome"], swept["reason"]) == (
-        "requested",
-        "unknown",
-        "swept",
-    )
+        openai.meanwhile = stop_the_log
+        minting = asyncio.create_task(runtime.minter.mint(caller, Wish()))
+        somebody_waits = await stopping
+        await somebody_waits()
 
+        minting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await minting
 
-async def test_the_sweep_sees_an_attempt_that_began_before_one_it_has_settled(
-    runtime: Runtime, clock: StandingClock
-) -> None:
-    for name in ("tok_first", "tok_second", "tok_third"):
-        event = Event(action="client_secret.mint", outcome="requested", attempt_id=name)
-        await runtime.log.record([event])
-        clock.advance(seconds=60)
-
-    assert await runtime.sweep.run() == 2
-    clock.advance(seconds=60)
-    assert await runtime.sweep.run() == 1
+    await runtime.log.record([Event(action="test.act", outcome="succeeded")])  # comes later
+    assert await outcomes(runtime.database) == ["requested", "issued"]
 
 
 async def test_a_mint_that_loses_the_race_with_the_sweep_drops_its_secret(
@@ -355,6 +347,49 @@ async def test_a_mint_that_loses_the_race_with_the_sweep_drops_its_secret(
 
     assert len(openai.minted) == 1
     assert await outcomes(runtime.database) == ["requested", "unknown"]
+
+
+@pytest.mark.parametrize(("hours", "expires_in"), [(1, 60), (0, 60), (-1, 0)])
+async def test_a_wrong_clock_upstream_neither_prolongs_the_token_nor_turns_its_time_negative(
+    settings: Settings, clock: StandingClock, hours: int, expires_in: int
+) -> None:
+    wrong = StandingClock(clock() + timedelta(hours=hours))
+    async with played(settings, clock=clock, openai=FakeOpenAI(clock=wrong)) as runtime:
+        user = await runtime.users.add("a@example.com", role="user", password=PASSWORD, by=OPERATOR)
+
+        minted = await runtime.minter.mint(await caller_for(runtime, user), Wish())
+
+        assert minted.expires_in == expires_in
+        assert minted.secret.expires_at == int(wrong().timestamp()) + 60
+
+
+async def test_a_role_that_was_lowered_mints_nothing_with_an_older_token(
+    runtime: Runtime, admin: User, openai: FakeOpenAI
+) -> None:
+    caller = await caller_for(runtime, admin)
+    await give_role(runtime, admin, "user")
+
+    with pytest.raises(InsufficientScope, match="admin"):
+        await runtime.minter.mint(caller, Wish())
+
+    assert openai.requests == []
+    [row] = await rows(runtime.database, action="client_secret.mint")
+    assert (row["outcome"], row["reason"]) == ("denied", "insufficient_scope")
+    await runtime.minter.mint(await caller_for(runtime, replace(admin, role="user")), Wish())
+
+
+async def test_the_sign_in_of_somebody_else_mints_nothing(
+    runtime: Runtime, alice: User, admin: User, openai: FakeOpenAI
+) -> None:
+    stranger = await caller_for(runtime, admin)
+    caller = await caller_for(runtime, alice)
+
+    for sign_in_id in (stranger.sign_in_id, new_id("sgn")):
+        with pytest.raises(InvalidToken):
+            await runtime.minter.mint(replace(caller, sign_in_id=sign_in_id), Wish())
+
+    assert openai.requests == []
+    assert await outcomes(runtime.database) == ["denied", "denied"]
 
 
 async def test_the_panic_switch_stops_minting(

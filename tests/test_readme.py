@@ -45,7 +45,9 @@ def test_the_example_file_names_every_setting() -> None:
 def test_the_secrets_are_the_secret_settings() -> None:
     secret = {n for n, f in Settings.model_fields.items() if "SecretStr" in str(f.annotation)}
 
-    assert set(SECRETS) == secret == {"openai_api_key", "database_url", "secret_key"}
+    assert (
+        set(SECRETS) == secret == {"openai_api_key", "database_url", "secret_key", "metrics_token"}
+    )
 
 
 def commands(group: Any, prefix: str = "") -> set[str]:

@@ -213,7 +213,15 @@ async def test_signing_in_gives_what_rfc_6749_says(client: httpx.AsyncClient, al
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-store"
     body = answer.json()
-    assert set(body) == {"access_token", "token_type", "expires_in", "scope"}
+    assert set(body) == {
+        "access_token",
+        "token_type",
+        "expires_in",
+        "scope",
+        "refresh_token",
+        "refresh_expires_in",
+    }
+    assert body["refresh_expires_in"] == 1_209_600
     assert (body["token_type"], body["expires_in"], body["scope"]) == ("Bearer", 600, "mint")
     me = await client.get("/auth/me", headers={"Authorization": f"Bearer {body['access_token']}"})
     assert (me.json()["email"], me.json()["scopes"]) == (alice.email, ["mint"])
@@ -227,6 +235,11 @@ async def test_signing_in_gives_what_rfc_6749_says(client: httpx.AsyncClient, al
         ("username=a&password=b", "invalid_request"),
         ("", "invalid_request"),
         ("grant_type=client_credentials", "unsupported_grant_type"),
+        ("grant_type=refresh_token", "invalid_request"),
+        ("grant_type=refresh_token&refresh_token=", "invalid_request"),
+        ("grant_type=refresh_token&refresh_token=a&refresh_token=b", "invalid_request"),
+        ("grant_type=refresh_token&refresh_token=junk", "invalid_grant"),
+        (f"grant_type=refresh_token&refresh_token=rtr_{'a' * 43}", "invalid_grant"),
         ("grant_type=password&username=a&username=b&password=c", "invalid_request"),
     ],
 )
@@ -245,11 +258,110 @@ async def test_a_refused_sign_in_is_answered_as_rfc_6749_says(
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-async def test_the_token_endpoint_takes_forms_alone(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/auth/token", json={"grant_type": "password"})
+@pytest.mark.parametrize("path", ["/auth/token", "/auth/revoke"])
+async def test_the_oauth_endpoints_take_forms_alone(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.post(path, json={"grant_type": "password", "token": "x"})
 
     assert answer.status_code == 415
     assert answer.json()["error"] == "invalid_request"
+
+
+async def signed_in(client: httpx.AsyncClient, user: User) -> dict[str, str]:
+    form = {"grant_type": "password", "username": user.email, "password": PASSWORD}
+    answer = await client.post("/auth/token", data=form)
+    granted: dict[str, str] = answer.json()
+    return granted
+
+
+async def refreshed(client: httpx.AsyncClient, token: str, **more: str) -> httpx.Response:
+    form = {"grant_type": "refresh_token", "refresh_token": token, **more}
+    return await client.post("/auth/token", data=form)
+
+
+async def test_refreshing_answers_like_signing_in(client: httpx.AsyncClient, admin: User) -> None:
+    granted = await signed_in(client, admin)
+
+    answer = await refreshed(client, granted["refresh_token"], scope="mint", client_id="unknown")
+
+    assert answer.status_code == 200
+    assert answer.headers["Cache-Control"] == "no-store"
+    again = answer.json()
+    assert again.keys() == granted.keys()
+    assert again["refresh_token"] != granted["refresh_token"]
+    assert again["scope"] == "mint"
+    headers = {"Authorization": f"Bearer {again['access_token']}"}
+    assert (await client.get("/auth/me", headers=headers)).json()["email"] == admin.email
+
+
+async def test_a_refresh_token_is_good_once(client: httpx.AsyncClient, alice: User) -> None:
+    token = (await signed_in(client, alice))["refresh_token"]
+    assert (await refreshed(client, token)).status_code == 200
+
+    answer = await refreshed(client, token)
+
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error": "invalid_grant",
+        "error_description": "The refresh token is not good. Sign in again.",
+    }
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
+@pytest.mark.parametrize("hint", ["access_token", "refresh_token", "something_else"])
+async def test_revoking_a_token_signs_out(
+    client: httpx.AsyncClient, alice: User, kind: str, hint: str
+) -> None:
+    granted = await signed_in(client, alice)
+
+    form = {"token": granted[kind], "token_type_hint": hint, "client_id": "unknown"}
+    answer = await client.post("/auth/revoke", data=form)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    headers = {"Authorization": f"Bearer {granted['access_token']}"}
+    refused = await client.get("/auth/me", headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
+    assert (await refreshed(client, granted["refresh_token"])).json()["error"] == "invalid_grant"
+    assert (await client.post("/auth/revoke", data=form)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ("token=junk", 200),
+        (f"token=rtr_{'a' * 43}", 200),
+        ("token=eyJ.eyJ.x", 200),
+        ("token=%ED%A0%80", 200),
+        ("token=" + "x" * 60_000, 200),
+        ("", 400),
+        ("token=", 400),
+        ("token_type_hint=access_token", 400),
+        ("token=a&token=b", 400),
+    ],
+)
+async def test_a_token_that_is_not_known_is_no_error_but_none_at_all_is(
+    client: httpx.AsyncClient, form: str, status: int
+) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    answer = await client.post("/auth/revoke", content=form, headers=headers)
+
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["error"] == "invalid_request"
+
+
+async def test_signing_out_everywhere_ends_all_sign_ins(
+    client: httpx.AsyncClient, runtime: Runtime, alice: User
+) -> None:
+    here, there = [await bearer_for(runtime, alice) for _ in range(2)]
+
+    answer = await client.post("/auth/sign-out-everywhere", headers=here)
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    for headers in (here, there):
+        assert (await client.get("/auth/me", headers=headers)).status_code == 401
+    assert (await client.get("/auth/me", headers=await bearer_for(runtime, alice))).is_success
 
 
 async def test_guessing_is_answered_with_a_wait(client: httpx.AsyncClient, alice: User) -> None:
@@ -315,15 +427,14 @@ async def test_every_route_asks_for_a_caller_or_is_named_public(
 @pytest.mark.parametrize(
     ("role", "allowed"),
     [
-        ("user", {"/realtime/token", "/realtime/profiles", "/realtime/models", "/auth/me"}),
-        ("auditor", {"/audit/events", "/audit/events/{id}", "/auth/me"}),
+        ("user", {"/realtime/token", "/realtime/profiles", "/realtime/models"}),
+        ("auditor", {"/audit/events", "/audit/events/{id}"}),
         (
             "admin",
             {
                 "/realtime/token",
                 "/realtime/profiles",
                 "/realtime/models",
-                "/auth/me",
                 "/audit/events",
                 "/audit/events/{id}",
             },
@@ -334,18 +445,18 @@ async def test_each_role_reaches_what_it_is_for_and_nothing_else(
     app: FastAPI, client: httpx.AsyncClient, runtime: Runtime, role: str, allowed: set[str]
 ) -> None:
     user = await runtime.users.add("x@example.com", role=role, password=PASSWORD, by=OPERATOR)
-    headers = await bearer_for(runtime, user)
 
     reached = set()
     for method, path in api_routes(app):
         if path not in PUBLIC:
+            headers = await bearer_for(runtime, user)  # one of the routes ends all sign-ins
             answer = await client.request(method, path.replace("{id}", "evt_x"), headers=headers)
             if answer.status_code == 403:
                 assert answer.json()["code"] == "insufficient_scope"
             else:
                 reached.add(path)
 
-    assert reached == allowed
+    assert reached == allowed | {"/auth/me", "/auth/sign-out-everywhere"}
 
 
 # Reading ------------------------------------------------------------------------------------
@@ -401,6 +512,8 @@ async def test_an_auditor_searches_and_pages(
         ("actor=%00", 422, "invalid_request"),
         ("from=yesterday", 422, "invalid_request"),
         ("from=2026-11-20T12:00:00", 422, "invalid_request"),
+        ("from=1795176000", 422, "invalid_request"),
+        ("to=0.5", 422, "invalid_request"),
     ],
 )
 async def test_a_search_that_cannot_be_run_is_refused(

@@ -306,6 +306,6 @@ async def test_what_is_remembered_of_secrets_is_bounded() -> None:
 
     values = [secrets.mint(session, ttl_seconds=60, now=now)[0] for _ in range(6)]
 
-    assert secrets.session_of(values[-1], now=now) == session
+    assert secrets.use(values[-1], now=now) == session
     with pytest.raises(Refusal):
-        secrets.session_of(values[0], now=now)
+        secrets.use(values[0], now=now)

@@ -447,7 +447,9 @@ async def test_an_answer_ends_at_its_token_limit(
         ("required", "anything", True),
         ({"type": "function", "name": "get_weather"}, "anything", True),
         ("auto", "please use get_weather.", True),
+        ("auto", "Get weather, please", True),
         ("auto", "what is the weather?", False),
+        ("auto", "target weather", False),
         ("none", "please use get_weather.", False),
     ],
 )
@@ -473,6 +475,42 @@ async def test_a_function_is_called_when_it_is_forced_or_named(
             "rate_limits.updated",
         ]
         assert json.loads(item["arguments"]) == {"city": "sandbox", "unit": "celsius"}
+
+
+async def test_speech_names_no_function(sandbox: RunningSandbox) -> None:
+    spoken_of = {**WEATHER, "name": "speech"}
+    tools = {**WITH_TRANSCRIPTION, "tools": [spoken_of]}
+    async with sandbox.session(tools) as session:
+        await session.hear(tone(500), silence(500))
+        await session.next(f"{TRANSCRIBED}.completed")
+        await session.next("rate_limits.updated")
+        await session.send("response.create")
+        done = await session.next("response.done")
+
+    assert done["response"]["output"][0]["type"] == "message"
+
+
+async def test_a_function_call_can_be_cancelled_too(sandbox: RunningSandbox) -> None:
+    tools = {"type": "realtime", "tools": [WEATHER], "tool_choice": "required"}
+    async with sandbox.session(tools, unhurried=True) as session:
+        await session.send("response.create")
+        begun = await session.next("response.function_call_arguments.delta")
+        await session.send("response.cancel")
+        done = (await session.next("response.done"))["response"]
+
+    assert done["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
+    assert done["output"][0]["status"] == "incomplete"
+    assert done["output"][0]["arguments"] == begun["delta"]
+
+
+async def test_a_function_call_ends_at_the_token_limit(sandbox: RunningSandbox) -> None:
+    tools = {"type": "realtime", "tools": [WEATHER], "tool_choice": "required"}
+    async with sandbox.session({**tools, "max_output_tokens": 2}) as session:
+        await session.send("response.create")
+        done = (await session.next("response.done"))["response"]
+
+    assert done["status_details"] == {"type": "incomplete", "reason": "max_output_tokens"}
+    assert done["usage"]["output_tokens"] == 2
 
 
 async def test_what_a_function_returned_is_answered_in_words(sandbox: RunningSandbox) -> None:

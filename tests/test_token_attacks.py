@@ -104,6 +104,8 @@ def test_a_token_of_another_installation_is_refused() -> None:
 
 WRONG_ALGORITHMS: list[Any] = [
     "none",
+    "HS256",
+    "RS256",
     "es256",
     "ES384",
     "ES512",
@@ -139,6 +141,7 @@ HEADERS: list[Any] = [
     {**HEADER, "zip": "DEF"},
     {**HEADER, "cty": "JWT"},
     {**HEADER, "enc": "A256GCM", "alg": "dir"},
+    {**HEADER, "alg": "PBES2-HS256+A128KW", "p2c": 2**31 - 1},
     {"kid": KID, "alg": "ES256", "typ": "at+jwt"},
     {"ALG": "ES256", "typ": "at+jwt", "kid": KID},
     compact(HEADER)[:-1] + b',"alg":"none"}',
@@ -176,7 +179,15 @@ NOT_THE_CLAIM: dict[str, list[Any]] = {
     "sid": ["", "sgn_", USER, SIGN_IN + "\0"],
     "scope": ["", " ", " mint", "mint ", "mint  admin", "mint\tadmin", "mint\u00a0admin", 'm"int'],
     "iat": [float(UNIX_NOW), str(UNIX_NOW), UNIX_NOW + 6, UNIX_NOW - 3001, -1, 10**300, 1e300],
-    "exp": [UNIX_NOW + 600.5, str(UNIX_NOW + 600), UNIX_NOW + 3601, 10**300, float("nan")],
+    "exp": [
+        UNIX_NOW,
+        UNIX_NOW - 1,
+        UNIX_NOW + 600.5,
+        str(UNIX_NOW + 600),
+        UNIX_NOW + 3601,
+        10**300,
+        float("nan"),
+    ],
 }
 NEVER_A_CLAIM: list[Any] = [None, True, 0, 1.5, [], {}]
 WRONG_CLAIMS: list[tuple[str, Any]] = [
@@ -224,6 +235,7 @@ def test_an_additional_claim_is_refused(extra: str) -> None:
         b'"claims"',
         compact([CLAIMS]),
         compact(HEADER),
+        GENUINE.encode(),
     ],
 )
 def test_a_payload_we_would_not_write_is_refused_although_we_signed_it(payload: bytes) -> None:

@@ -1,10 +1,19 @@
 import pytest
 
+from app.audit.events import Event
 from app.base.errors import Conflict, InvalidRequest, NotFound
-from app.identity.users import OPERATOR, User
+from app.identity.users import OPERATOR, Role, User, users
 from app.runtime import Runtime
 from tests.conftest import PASSWORD
 from tests.log_rows import rows
+
+
+async def give_role(runtime: Runtime, user: User, role: Role) -> None:
+    """Change the role of *user* in the database."""
+    await runtime.log.record(
+        [Event(action="test.act", outcome="succeeded", target=user.id)],
+        lambda tx: tx.execute(users.update().where(users.c.id == user.id).values(role=role)),
+    )
 
 
 async def test_a_user_is_added_with_a_row(runtime: Runtime) -> None:

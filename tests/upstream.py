@@ -20,6 +20,8 @@ class Upstream:
     error: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  # X-Client-Request-Id of every mint
     minted: list[str] = field(default_factory=list)
+    most_at_once: int = 0  # mints under way
+    _at_once: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
@@ -30,7 +32,10 @@ class Upstream:
                 headers = {name.lower(): value for name, value in lines}
                 body = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.asked.append(headers["x-client-request-id"])
+                self._at_once += 1
+                self.most_at_once = max(self.most_at_once, self._at_once)
                 await asyncio.sleep(self.delay_seconds)
+                self._at_once -= 1
                 writer.write(self._answer(body))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -45,15 +45,20 @@ class Denials:
         self._logger = structlog.get_logger(__name__)
 
     async def record(self, event: Event) -> None:
-        """Write *event* down, or count it for its actor, else for the address it came from."""
+        """Write *event* down, or count it.
+
+        It counts for its actor once they have shown who they are, else for the address: whoever
+        guesses at many accounts is one caller.
+        """
         ip = event.personal.ip if event.personal else None
-        key = event.actor or (network_of(ip) if ip else _EVERYBODY_ELSE)
+        key = event.actor if event.sign_in else network_of(ip) if ip else None
+        key = key or _EVERYBODY_ELSE
         if key not in self._windows and len(self._windows) >= self._most_windows:
             key = _EVERYBODY_ELSE
         now = self._clock().timestamp()
         window = self._windows.get(key)
         if window is not None and not 0 <= now - window.began < WINDOW_SECONDS:
-            self._over.append(window)
+            self._put_by(window)
             window = None
         if window is None:
             shared = key == _EVERYBODY_ELSE
@@ -82,8 +87,7 @@ class Denials:
         now = self._clock().timestamp()
         for key, window in list(self._windows.items()):
             if all_of_them or not 0 <= now - window.began < WINDOW_SECONDS:
-                self._over.append(self._windows.pop(key))
-        self._over = [window for window in self._over if window.repeated]
+                self._put_by(self._windows.pop(key))
         while self._over:
             batch = self._over[:BATCH]
             try:
@@ -94,6 +98,18 @@ class Denials:
                     self._logger.warning("denials_not_recorded", count=total)
                 return
             del self._over[: len(batch)]
+
+    def _put_by(self, window: _Window) -> None:
+        """Keep the count of *window* until it is written."""
+        if not window.repeated:
+            return
+        if len(self._over) <= self._most_windows:
+            self._over.append(window)
+            return
+        # The log has been down for long, and a flood goes on: the newest share one row.
+        shared = self._over[-1]
+        shared.repeated += window.repeated
+        shared.actor = shared.ip = None
 
 
 def _count(window: _Window) -> Event:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from app.audit.events import Event, Written, write_out
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.errors import AuditUnavailable
+from app.base.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -102,11 +103,13 @@ class Log:
     """The append-only log.
 
     Args:
-        writer: Made for the database at hand, with this log's `Log.put_down`.
+        writer: Made for the database at hand.
+        metrics: Where those who wait are counted.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, metrics: Metrics) -> None:
         self._writer = writer
+        self._metrics = metrics
 
     @property
     def alive(self) -> bool:
@@ -136,8 +139,9 @@ class Log:
         item = Item(events, change, guard, asyncio.get_running_loop().create_future())
         self._writer.put(item)
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await asyncio.shield(item.done)
+            with self._metrics.waiting("log"):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    return await asyncio.shield(item.done)
         except TimeoutError:
             item.abandoned = True  # what the writer has not begun, it leaves out
             raise AuditUnavailable(retry_after_seconds=2) from None

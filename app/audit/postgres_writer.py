@@ -18,6 +18,7 @@ from typing_extensions import override
 from app.audit.events import Written
 from app.audit.log import BATCH, PATIENCE_SECONDS, AlreadyRecorded, Item, Scribe, Writer
 from app.base.errors import AuditUnavailable
+from app.base.metrics import Metrics
 from app.base.postgres import PostgresDatabase
 
 APPEND = "SELECT audit_append($1::text[], $2::bigint[], $3::bytea[], $4::text[])"
@@ -32,11 +33,13 @@ class PostgresWriter(Writer):
     Args:
         database: Migrated.
         scribe: Puts events into words.
+        metrics: Where the appends are timed.
     """
 
-    def __init__(self, database: PostgresDatabase, scribe: Scribe) -> None:
+    def __init__(self, database: PostgresDatabase, scribe: Scribe, metrics: Metrics) -> None:
         self._database = database
         self._scribe = scribe
+        self._metrics = metrics
         self._waiting: asyncio.Queue[Item | None] = asyncio.Queue()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._changes: set[asyncio.Task[None]] = set()
@@ -76,7 +79,8 @@ class PostgresWriter(Writer):
             open_for_more = None not in taken
             batch = [item for item in taken if item is not None and not item.abandoned]
             if batch:
-                await self._write(batch)
+                with self._metrics.log_append.time():
+                    await self._write(batch)
                 for item in batch:
                     item.release()
 
@@ -139,9 +143,11 @@ class PostgresWriter(Writer):
     # Changes of other tables --------------------------------------------------------------------
 
     async def _write_change(self, item: Item) -> None:
+        changed = False  # from here on a fault is one of the log, whatever it is
         try:
             async with asyncio.timeout(PATIENCE_SECONDS), self._database.changing() as core:
                 item.result = await core.run_sync(item.change) if item.change else None
+                changed = True
                 rows = [self._scribe.write_out(event) for event in item.events]
                 await core.execute(
                     sa.text("SELECT set_config('audit.pending', :rows, true)"),
@@ -150,13 +156,15 @@ class PostgresWriter(Writer):
                 driver = (await core.get_raw_connection()).driver_connection
                 assert isinstance(driver, asyncpg.Connection)  # noqa: S101 - SQLAlchemy says Any
                 # One message: between the append and the commit the server waits for nobody.
-                await driver.execute("SELECT audit_append_pending(); COMMIT")
+                with self._metrics.log_append.time():
+                    await driver.execute("SELECT audit_append_pending(); COMMIT")
         except asyncpg.UniqueViolationError:
             item.fault = AlreadyRecorded("the attempt has its outcome already")
-        except _DOWN as error:
-            self._unavailable(error, [item])
-        except Exception as refusal:  # noqa: BLE001 - what the change raised is the caller's
-            item.fault = refusal
+        except Exception as error:  # noqa: BLE001 - what the change raised is the caller's
+            if changed or self._database.is_away(error):
+                self._unavailable(error, [item])
+            else:
+                item.fault = error
         item.release()
 
     # The connection -----------------------------------------------------------------------------

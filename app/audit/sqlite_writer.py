@@ -19,6 +19,7 @@ from app.audit import chain
 from app.audit.events import Event
 from app.audit.log import BATCH, AlreadyRecorded, Item, Scribe, Writer
 from app.base.errors import AuditUnavailable
+from app.base.metrics import Metrics
 from app.base.sqlite import SqliteDatabase
 
 LOCK_SECONDS = 0.8
@@ -31,11 +32,13 @@ class SqliteWriter(Writer):
     Args:
         database: Migrated.
         scribe: Puts events into words.
+        metrics: Where the appends are timed.
     """
 
-    def __init__(self, database: SqliteDatabase, scribe: Scribe) -> None:
+    def __init__(self, database: SqliteDatabase, scribe: Scribe, metrics: Metrics) -> None:
         self._database = database
         self._scribe = scribe
+        self._metrics = metrics
         self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._logger = structlog.get_logger(__name__)
@@ -69,7 +72,8 @@ class SqliteWriter(Writer):
             open_for_more = None not in taken
             batch = [item for item in taken if item is not None and not item.abandoned]
             if batch:
-                self._write(batch)
+                with self._metrics.log_append.time():
+                    self._write(batch)
                 with suppress(RuntimeError):  # the loop is gone: nobody waits any more
                     self._loop.call_soon_threadsafe(_release, batch)
         with suppress(TimeoutError), self._database.writing(timeout_seconds=LOCK_SECONDS):
@@ -130,7 +134,7 @@ class SqliteWriter(Writer):
                 raise  # SQLite gave the whole transaction up, e.g. on a full disk
             driver.execute("ROLLBACK TO item")
             driver.execute("RELEASE item")
-            if _is_about_the_disk(error):
+            if self._database.is_away(error):
                 raise
             item.fault = _translated(error)
             return seq, previous
@@ -179,15 +183,6 @@ class SqliteWriter(Writer):
 def _release(batch: Sequence[Item]) -> None:
     for item in batch:
         item.release()
-
-
-def _is_about_the_disk(error: Exception) -> bool:
-    """Tell a database that is locked, full or broken from a statement that is wrong."""
-    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return (
-        isinstance(cause, sqlite3.OperationalError)
-        and cause.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR  # the low byte is the kind
-    )
 
 
 def _translated(error: Exception) -> Exception:

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
+from app.base.errors import AuditUnavailable
+
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 metadata = sa.MetaData(
     naming_convention={
@@ -47,13 +52,28 @@ class Database(abc.ABC):
     name: str
     """What to call it in messages; never holds a password."""
 
-    @abc.abstractmethod
     async def read(self, query: Callable[[sa.Connection], T]) -> T:
         """Run *query* inside one short read transaction.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: The database cannot be read.
+            AuditUnavailable: The database is away, locked or broken; the server's log says how.
         """
+        try:
+            return await self._read(query)
+        except Exception as error:
+            if not self.is_away(error):
+                raise
+            _log.error("database_unavailable", error=type(error).__name__, reason=reason_of(error))
+            raise AuditUnavailable(retry_after_seconds=2) from None
+
+    @abc.abstractmethod
+    async def _read(self, query: Callable[[sa.Connection], T]) -> T:
+        """Do as `read` says, and raise whatever the driver does."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def is_away(error: Exception) -> bool:
+        """Tell whether *error* is about the state of the database, and not about what was asked."""
 
     @abc.abstractmethod
     async def alter(self, change: Callable[[sa.Connection], None]) -> None:
@@ -111,11 +131,11 @@ class Database(abc.ABC):
             DatabaseFault: It is not there, cannot be read, or is of the other environment.
         """
         try:
-            present, remembered = await self.read(_revision_and_environment)
-        except sa.exc.DBAPIError as error:
-            raise DatabaseFault(f"{self.name} cannot be read: {error.orig}") from None
-        except (OSError, TimeoutError) as error:
-            raise DatabaseFault(f"{self.name} cannot be reached: {error}") from None
+            present, remembered = await self._read(_revision_and_environment)
+        except Exception as error:
+            if not self.is_away(error):
+                raise
+            raise DatabaseFault(f"{self.name} cannot be read: {reason_of(error)}") from None
         head = head_revision()
         if present is not None and present not in _known_revisions():
             raise NotMigrated(
@@ -131,6 +151,12 @@ class Database(abc.ABC):
                 f"{self.name} belongs to the {remembered} environment, this is {environment};"
                 " use another database"
             )
+
+
+def reason_of(error: Exception) -> str:
+    """Return what the driver said, in one line, without the statement."""
+    said = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return " ".join(str(said).split()) or type(said).__name__
 
 
 def _revision_and_environment(tx: sa.Connection) -> tuple[str | None, str | None]:

@@ -48,7 +48,7 @@ def read_or_make_secret(path: Path) -> bytes:
         finally:
             draft.unlink()
         _sync_folder(path.parent)  # a database that survives a power cut needs its key
-    secret = path.read_text().strip().encode()
+    secret = path.read_bytes().strip()
     if len(secret) < MINIMUM_SECRET_BYTES:
         raise SecretFault(f"{path} must hold at least {MINIMUM_SECRET_BYTES} characters")
     return secret

@@ -10,6 +10,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from app.base.clock import Clock
 from app.base.errors import Problem, QuotaExceeded, RateLimited
+from app.base.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +22,26 @@ class Allowance:
 
     @classmethod
     def per_minute(cls, name: str, times: int) -> "Allowance":
-        """Allow *times* in any minute, separately for each *name*."""
+        """Allow *times* in any minute, separately for each *name*, that of the setting."""
         return cls(RateLimitItemPerMinute(times, namespace=name), RateLimited)
 
     @classmethod
     def per_day(cls, name: str, times: int) -> "Allowance":
-        """Allow *times* in any 24 hours, separately for each *name*."""
+        """Allow *times* in any 24 hours, separately for each *name*, that of the setting."""
         return cls(RateLimitItemPerDay(times, namespace=name), QuotaExceeded)
 
 
 class Limits:
-    """Counts in the memory of this process."""
+    """Counts in the memory of this process.
 
-    def __init__(self, *, clock: Clock) -> None:
+    Args:
+        clock: The time of the windows.
+        metrics: Where refusals are counted, by the name of the allowance.
+    """
+
+    def __init__(self, *, clock: Clock, metrics: Metrics | None = None) -> None:
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self._limiter = MovingWindowRateLimiter(_Windows(clock=clock))
 
     async def take(self, allowance: Allowance, *who: str) -> None:
@@ -46,6 +53,7 @@ class Limits:
         """
         if await self._limiter.hit(allowance.item, *who):
             return
+        self._metrics.limits_hit.labels(allowance.item.namespace).inc()
         window = await self._limiter.get_window_stats(allowance.item, *who)
         wait = max(1, math.ceil(window.reset_time - self._clock().timestamp()))
         raise allowance.refusal(

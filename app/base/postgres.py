@@ -1,12 +1,13 @@
 """PostgreSQL, for when one machine is not enough: any number of processes share one database."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from typing_extensions import override
 
 from app.base.db import Database, DatabaseFault
@@ -20,8 +21,19 @@ CONNECT_SECONDS = 1.0
 STATEMENT_SECONDS = 5.0
 """Longest wait for an answer to one statement of a read; a server that hangs must not hang us."""
 
+CHECKOUT_SECONDS = 1.5
+"""Longest wait for a connection that answers; a server that is frozen is found out by then."""
+
+CLOSE_SECONDS = 2.0
+
 POOL = 5
 """Connections for reads and changes; the log's writer has one more of its own."""
+
+_ABOUT_THE_QUESTION = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.SyntaxOrAccessError,
+)
 
 _MIGRATION_LOCK = 7_245_000_001  # any number, the same in every release
 
@@ -68,7 +80,7 @@ class PostgresDatabase(Database):
     async def changing(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction for a change. Whoever asked for it commits it, in its own words."""
         engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        async with engine.connect() as connection:
+        async with _checked_out(engine) as connection:
             await connection.exec_driver_sql("BEGIN")
             try:
                 yield connection
@@ -80,9 +92,17 @@ class PostgresDatabase(Database):
                 raise
 
     @override
-    async def read(self, query: Callable[[sa.Connection], T]) -> T:
-        async with self._engine.connect() as connection:
+    async def _read(self, query: Callable[[sa.Connection], T]) -> T:
+        async with _checked_out(self._engine) as connection:
             return await connection.run_sync(query)
+
+    @staticmethod
+    @override
+    def is_away(error: Exception) -> bool:
+        cause = error.driver_exception if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, asyncpg.PostgresError):
+            return not isinstance(cause, _ABOUT_THE_QUESTION)
+        return isinstance(cause, (OSError, asyncpg.InterfaceError, sa.exc.TimeoutError))
 
     @override
     async def check(self, *, environment: str) -> None:
@@ -106,4 +126,29 @@ class PostgresDatabase(Database):
 
     @override
     async def close(self) -> None:
-        await self._engine.dispose()
+        with suppress(TimeoutError):  # a frozen server answers no goodbye, and the process ends
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._engine.dispose()
+
+
+@asynccontextmanager
+async def _checked_out(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Take a connection that answers from the pool of *engine*.
+
+    Raises:
+        TimeoutError: There was none within `CHECKOUT_SECONDS`.
+    """
+    connection = engine.connect()
+    checkout = asyncio.ensure_future(connection.start())
+    try:
+        # No `asyncio.timeout`: it would wait while SQLAlchemy takes its leave of a frozen server.
+        done, _ = await asyncio.wait({checkout}, timeout=CHECKOUT_SECONDS)
+    finally:
+        checkout.cancel()  # does nothing to what is done
+    if not done:
+        raise TimeoutError("the server does not answer")
+    await checkout
+    try:
+        yield connection
+    finally:
+        await connection.close()

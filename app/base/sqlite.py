@@ -28,10 +28,26 @@ OLDEST_SQLITE = (3, 38, 0)
 
 READERS = 4
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 1.0  # part of the 20 s in which the service stops
 
 BUSY_SECONDS = 0.5
 """Longest wait for somebody who writes without the lock file; shorter than a caller's patience."""
+
+_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 
 
 class SqliteDatabase(Database):
@@ -82,16 +98,25 @@ class SqliteDatabase(Database):
         return connection
 
     @override
-    async def read(self, query: Callable[[sa.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+    async def _read(self, query: Callable[[sa.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read_in_thread, query)
 
-    def _read(self, query: Callable[[sa.Connection], T]) -> T:
+    def _read_in_thread(self, query: Callable[[sa.Connection], T]) -> T:
         with self._engine.connect() as tx:
             tx.exec_driver_sql("BEGIN")
             try:
                 return query(tx)
             finally:
                 tx.exec_driver_sql("ROLLBACK")
+
+    @staticmethod
+    @override
+    def is_away(error: Exception) -> bool:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, sqlite3.Error):  # the low byte of its code is the kind
+            return getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _AWAY
+        return isinstance(cause, OSError)
 
     @override
     async def check(self, *, environment: str) -> None:

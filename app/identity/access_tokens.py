@@ -71,19 +71,24 @@ class AccessTokens:
 
     Args:
         secret: The installation's secret; instances that share it accept each other's tokens.
+        key_generation: The key that signs, 1 or more. Tokens of the one before are still taken.
         issuer: ``PUBLIC_URL``; ``iss`` and ``aud`` of every token.
         ttl_seconds: Lifetime of the tokens issued, 1 to 3600.
         clock: Tells the present.
     """
 
-    def __init__(self, *, secret: bytes, issuer: str, ttl_seconds: int, clock: Clock) -> None:
+    def __init__(
+        self, *, secret: bytes, key_generation: int = 1, issuer: str, ttl_seconds: int, clock: Clock
+    ) -> None:
         self._issuer = issuer
         self._ttl_seconds = ttl_seconds
         self._clock = clock
-        self._signing_key = _SigningKey(secret, purpose="access-token-es256-1")
+        live = [n for n in (key_generation, key_generation - 1) if n >= 1]
+        keys = [_SigningKey(secret, purpose=f"access-token-es256-{n}") for n in live]
+        self._signing_key = keys[0]
         # By the encoded header, which names the key: whoever writes another header (other alg,
         # typ or kid, crit, jku, jwk, a second spelling of the same) finds no key.
-        self._keys = {self._signing_key.header: self._signing_key}
+        self._keys = {key.header: key for key in keys}
 
     def issue(self, *, user_id: str, scope: str, sign_in_id: str) -> IssuedToken:
         """Return a new token for the user *user_id*.
@@ -170,7 +175,7 @@ class AccessTokens:
         return Claims(sub, frozenset(scope.split(" ")), sid, jti, iat, exp)
 
     def jwks(self) -> dict[str, Any]:
-        """Return the public keys as a JWK Set (RFC 7517), for ``/.well-known/jwks.json``."""
+        """Return the public keys as a JWK Set (RFC 7517), the one that signs first."""
         return {"keys": [dict(key.jwk) for key in self._keys.values()]}
 
 

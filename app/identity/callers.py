@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from app.audit.denials import Denials
 from app.audit.events import Event, Personal
 from app.audit.log import Guard, Lookup
+from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
 from app.base.errors import (
     InsufficientScope,
@@ -57,11 +59,12 @@ class Callers:
     """Tells who calls from the credential they show."""
 
     def __init__(
-        self, *, access_tokens: AccessTokens, database: Database, denials: Denials
+        self, *, access_tokens: AccessTokens, database: Database, denials: Denials, clock: Clock
     ) -> None:
         self._access_tokens = access_tokens
         self._database = database
         self._denials = denials
+        self._clock = clock
 
     async def authenticate(
         self, authorization: str | None, origin: Origin, *, scope: str | None
@@ -97,12 +100,12 @@ class Callers:
         Raises:
             InvalidToken, UserDisabled, InsufficientScope: As `still_allowed`.
         """
-        c = users.c
-        standing = sa.select(sign_ins.c.id, c.id, c.role, c.disabled_at, sign_ins.c.revoked_at)
-        standing = standing.join_from(sign_ins, users).where(sign_ins.c.id == caller.sign_in_id)
+        s, u = sign_ins.c, users.c
+        standing = sa.select(s.id, u.id, u.role, u.disabled_at, s.revoked_at, s.expires_at)
+        standing = standing.join_from(sign_ins, users).where(s.id == caller.sign_in_id)
         row = await self._database.read(lambda tx: tx.execute(standing).first())
         try:
-            _judge(caller, row)
+            _judge(caller, self._clock(), row)
         except Problem as problem:
             await self._deny(problem, caller.origin, caller)
             raise
@@ -121,30 +124,35 @@ class Callers:
         await self._denials.record(event)
 
 
-def still_allowed(caller: Caller) -> Guard:
+def still_allowed(caller: Caller, *, now: datetime) -> Guard:
     """Return the guard under which rows are only written while *caller* may still act.
 
-    It refuses with InvalidToken when the sign-in is revoked or the user is gone, UserDisabled, or
-    InsufficientScope when the role has since lost a scope that the credential carries.
+    It refuses with InvalidToken when the sign-in is revoked or past its lifetime or the user is
+    gone, UserDisabled, or InsufficientScope when the role has since lost a scope that the
+    credential carries.
     """
-    return Guard(_STANDING, caller.sign_in_id, partial(_judge, caller))
+    return Guard(_STANDING, caller.sign_in_id, partial(_judge, caller, now))
 
 
 _STANDING = Lookup(
-    sqlite="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at"
-    " FROM sign_ins JOIN users ON users.id = sign_ins.user_id WHERE sign_ins.id = ?",
-    postgres="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at"
-    " FROM sign_ins JOIN users ON users.id = sign_ins.user_id WHERE sign_ins.id = ANY($1)",
+    sqlite="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at,"
+    " sign_ins.expires_at FROM sign_ins JOIN users ON users.id = sign_ins.user_id"
+    " WHERE sign_ins.id = ?",
+    postgres="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at,"
+    " sign_ins.expires_at FROM sign_ins JOIN users ON users.id = sign_ins.user_id"
+    " WHERE sign_ins.id = ANY($1)",
 )
 
 
-def _judge(caller: Caller, standing: Sequence[Any] | None) -> None:
+def _judge(caller: Caller, now: datetime, standing: Sequence[Any] | None) -> None:
     if standing is None or standing[1] != caller.user_id:
         raise InvalidToken
-    role, disabled_at, revoked_at = standing[2:]
+    role, disabled_at, revoked_at, expires_at = standing[2:]
     if disabled_at is not None:
         raise UserDisabled
     if revoked_at is not None:
+        raise InvalidToken
+    if expires_at is not None and expires_at <= to_unix_microseconds(now):
         raise InvalidToken
     for lost in sorted(caller.scopes - SCOPES[role]):
         raise InsufficientScope(lost)

@@ -1,6 +1,7 @@
-"""Signing in with e-mail and password: OAuth's password grant, for first-party use."""
+"""Signing in with e-mail and password, and staying so: OAuth's grants, for first-party use."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Literal
 
 import sqlalchemy as sa
@@ -9,17 +10,28 @@ from app.audit.denials import Denials, network_of
 from app.audit.events import Event
 from app.audit.log import Log
 from app.base.clock import Clock, to_unix_microseconds
+from app.base.db import Database
 from app.base.errors import RateLimited
 from app.base.ids import new_id
 from app.base.limits import Allowance, Limits
+from app.identity import refresh_tokens
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Origin
 from app.identity.passwords import Passwords
+from app.identity.refresh_tokens import RefreshToken, is_refresh_token
+from app.identity.sign_out import SignOut
 from app.identity.users import LONGEST_EMAIL, SCOPES, User, Users, sign_ins, users
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class GrantRefused(Exception):
     """The token endpoint's refusal.
+
+    Args:
+        error: What programs are told.
+        description: What people are told.
+        reason: What the log is told, where that is more.
 
     Source: RFC 6749 section 5.2.
     """
@@ -30,29 +42,36 @@ class GrantRefused(Exception):
             "invalid_request", "invalid_grant", "unsupported_grant_type", "invalid_scope"
         ],
         description: str,
+        *,
+        reason: str | None = None,
     ) -> None:
         self.error = error
         self.description = description
+        self.reason = reason or error
         super().__init__(description)
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a successful grant gives."""
+    """What a successful grant gives; lifetimes in seconds."""
 
     access_token: str = field(repr=False)
     expires_in: int
     scope: str
-    user: User
+    refresh_token: str = field(repr=False)
+    refresh_expires_in: int
+    """While it is not used, and never beyond the sign-in's lifetime."""
 
 
 class SignIn:
-    """Exchanges a password for an access token.
+    """Exchanges a password, later a refresh token, for an access token and the next refresh token.
 
     Args:
         per_account: Attempts for one account from one address. Counted by both, so that a stranger
             elsewhere cannot lock the owner out.
-        per_address: Attempts from one address, whatever the account.
+        per_address: Attempts from one address, whatever the account and the grant.
+        lifetime: From signing in with the password until that is needed again.
+        idle: How long a refresh token stays good unused.
     """
 
     def __init__(
@@ -61,9 +80,13 @@ class SignIn:
         users: Users,
         passwords: Passwords,
         access_tokens: AccessTokens,
+        sign_out: SignOut,
         limits: Limits,
         per_account: Allowance,
         per_address: Allowance,
+        lifetime: timedelta,
+        idle: timedelta,
+        database: Database,
         log: Log,
         denials: Denials,
         clock: Clock,
@@ -71,9 +94,13 @@ class SignIn:
         self._users = users
         self._passwords = passwords
         self._access_tokens = access_tokens
+        self._sign_out = sign_out
         self._limits = limits
         self._per_account = per_account
         self._per_address = per_address
+        self._lifetime = lifetime // _MICROSECOND
+        self._idle = idle // _MICROSECOND
+        self._database = database
         self._log = log
         self._denials = denials
         self._clock = clock
@@ -94,37 +121,31 @@ class SignIn:
         """
         address = network_of(origin.ip or "unknown")
         account = email.strip().lower()[:LONGEST_EMAIL]
+        user: User | None = None
         try:
             await self._limits.take(self._per_address, address)
             await self._limits.take(self._per_account, account, address)
-        except RateLimited as problem:
-            await self._deny(origin, None, reason=problem.code)
-            raise
 
-        user = await self._users.find(account)
-        right = await self._passwords.verify(password, user.password_hash if user else None)
-        if user is None or not right or user.disabled_at is not None:
-            reason = "unknown_account" if user is None else "wrong_password"
-            await self._deny(origin, user, reason="user_disabled" if user and right else reason)
-            raise GrantRefused("invalid_grant", "The e-mail address or the password is wrong.")
+            user = await self._users.find(account)
+            right = await self._passwords.verify(password, user.password_hash if user else None)
+            if user is None:
+                raise _wrong("unknown_account")
+            if not right:
+                raise _wrong("wrong_password")
+            if user.disabled_at is not None:
+                raise _wrong("user_disabled")
 
-        scopes = SCOPES[user.role] if scope is None else frozenset(scope.split())
-        if not scopes or not scopes <= SCOPES[user.role]:
-            await self._deny(origin, user, reason="invalid_scope")
-            allowed = " ".join(sorted(SCOPES[user.role]))
-            raise GrantRefused("invalid_scope", f"This account may ask for: {allowed}.")
-
-        rehashed = await self._rehash(user, password)
-        try:
+            scopes = _narrowed(SCOPES[user.role], scope)
+            rehashed = await self._rehash(user, password)
             return await self.begin(user, scopes, origin, rehashed=rehashed)
-        except GrantRefused:
-            await self._deny(origin, user, reason="account_changed")
+        except (RateLimited, GrantRefused) as refusal:
+            await self._deny("user.sign_in", refusal, origin, user)
             raise
 
     async def begin(
         self, user: User, scopes: frozenset[str], origin: Origin, *, rehashed: str | None = None
     ) -> Granted:
-        """Write the sign-in down and issue its first access token.
+        """Write the sign-in down and issue its first tokens.
 
         Raises:
             GrantRefused: The account is disabled, or got another password a moment ago.
@@ -132,8 +153,10 @@ class SignIn:
         """
         sign_in_id = new_id("sgn")
         now = to_unix_microseconds(self._clock())
+        ends_at = now + self._lifetime
+        refresh_until = min(now + self._idle, ends_at)
 
-        def insert(tx: sa.Connection) -> None:
+        def insert(tx: sa.Connection) -> str:
             unchanged = (
                 (users.c.id == user.id)
                 & users.c.disabled_at.is_(None)
@@ -142,9 +165,21 @@ class SignIn:
             touched = users.update().where(unchanged)
             touched = touched.values(password_hash=rehashed or user.password_hash)
             if tx.execute(touched).rowcount == 0:
-                raise GrantRefused("invalid_grant", "The account is disabled or has just changed.")
-            row = {"id": sign_in_id, "user_id": user.id, "created_at": now, "revoked_at": None}
+                raise GrantRefused(
+                    "invalid_grant",
+                    "The account is disabled or has just changed.",
+                    reason="account_changed",
+                )
+            row = {
+                "id": sign_in_id,
+                "user_id": user.id,
+                "scopes": " ".join(sorted(scopes)),
+                "created_at": now,
+                "expires_at": ends_at,
+                "revoked_at": None,
+            }
             tx.execute(sign_ins.insert(), row)
+            return refresh_tokens.issue(tx, sign_in_id, now=now, expires_at=refresh_until)
 
         event = Event(
             action="user.sign_in",
@@ -155,10 +190,93 @@ class SignIn:
             role=user.role,
             personal=origin.personal(user.email),
         )
-        await self._log.record([event], insert)
+        refresh_token = await self._log.record([event], insert)
+        return self._granted(user, sign_in_id, scopes, refresh_token, refresh_until - now)
+
+    async def with_refresh_token(
+        self, origin: Origin, *, token: str, scope: str | None = None
+    ) -> Granted:
+        """Use a refresh token up: exchange it for an access token and the next of its family.
+
+        Args:
+            origin: Where the request comes from.
+            token: Anything a stranger may have sent. One that comes back more than
+                `refresh_tokens.GRACE` after it was used up ends its sign-in.
+            scope: What the access token shall be good for, of what the sign-in was granted; None
+                for all of it that the role still has. The next refresh token stays good for all.
+
+        Raises:
+            RateLimited: Too many attempts from this address.
+            GrantRefused: ``invalid_grant`` for every token that is not good, ``invalid_scope``
+                when more is asked than was granted; then the token is not used up.
+            AuditUnavailable: The exchange, or the end of the sign-in, is not known to be written
+                down. The token may be used up then.
+
+        Source: RFC 6749 section 6, RFC 9700 section 4.14.2.
+        """
+        found: RefreshToken | None = None
+        try:
+            await self._limits.take(self._per_address, network_of(origin.ip or "unknown"))
+
+            # Nothing is read for what we cannot have issued.
+            if is_refresh_token(token):
+                found = await self._database.read(lambda tx: refresh_tokens.find(tx, token))
+            if found is None:
+                raise _not_good("unknown_refresh_token")
+            fault = found.fault(to_unix_microseconds(self._clock()))
+            if fault == "refresh_token_reuse":
+                await self._sign_out.end(
+                    found.sign_in_id, user_id=found.user.id, origin=origin, reason=fault
+                )
+            if fault is not None:
+                raise _not_good(fault)
+
+            scopes = _narrowed(found.scopes & SCOPES[found.user.role], scope)
+            return await self._renew(found, scopes, origin)
+        except (RateLimited, GrantRefused) as refusal:
+            user, sign_in_id = (found.user, found.sign_in_id) if found else (None, None)
+            await self._deny("sign_in.refresh", refusal, origin, user, sign_in_id)
+            raise
+
+    async def _renew(self, token: RefreshToken, scopes: frozenset[str], origin: Origin) -> Granted:
+        """Put the next token in the place of *token*; of those who try at once, one gets it."""
+        now = to_unix_microseconds(self._clock())
+        refresh_until = min(now + self._idle, token.sign_in_expires_at)
+
+        def rotate(tx: sa.Connection) -> str:
+            if not refresh_tokens.use_up(tx, token, now=now):
+                raise _not_good("refresh_token_repeated")
+            return refresh_tokens.issue(tx, token.sign_in_id, now=now, expires_at=refresh_until)
+
+        event = Event(
+            action="sign_in.refresh",
+            outcome="succeeded",
+            actor=token.user.id,
+            sign_in=token.sign_in_id,
+            request_id=origin.request_id,
+            role=token.user.role,
+            personal=origin.personal(token.user.email),
+        )
+        successor = await self._log.record([event], rotate)
+        return self._granted(token.user, token.sign_in_id, scopes, successor, refresh_until - now)
+
+    def _granted(
+        self,
+        user: User,
+        sign_in_id: str,
+        scopes: frozenset[str],
+        refresh_token: str,
+        refresh_microseconds: int,
+    ) -> Granted:
         scope = " ".join(sorted(scopes))
         issued = self._access_tokens.issue(user_id=user.id, scope=scope, sign_in_id=sign_in_id)
-        return Granted(issued.token, issued.expires_in, scope, user)
+        return Granted(
+            access_token=issued.token,
+            expires_in=issued.expires_in,
+            scope=scope,
+            refresh_token=refresh_token,
+            refresh_expires_in=refresh_microseconds // 1_000_000,
+        )
 
     async def _rehash(self, user: User, password: str) -> str | None:
         """Return the password under today's parameters, if it was hashed with older ones."""
@@ -166,13 +284,46 @@ class SignIn:
             return await self._passwords.hash(password)
         return None
 
-    async def _deny(self, origin: Origin, user: User | None, *, reason: str) -> None:
+    async def _deny(
+        self,
+        action: str,
+        refusal: RateLimited | GrantRefused,
+        origin: Origin,
+        user: User | None,
+        sign_in_id: str | None = None,
+    ) -> None:
         event = Event(
-            action="user.sign_in",
+            action=action,
             outcome="denied",
-            reason=reason,
+            reason=refusal.code if isinstance(refusal, RateLimited) else refusal.reason,
             actor=user.id if user else None,
+            sign_in=sign_in_id,
             request_id=origin.request_id,
             personal=origin.personal(user.email if user else None),
         )
         await self._denials.record(event)
+
+
+def _wrong(reason: str) -> GrantRefused:
+    return GrantRefused(
+        "invalid_grant", "The e-mail address or the password is wrong.", reason=reason
+    )
+
+
+def _not_good(reason: str) -> GrantRefused:
+    return GrantRefused(
+        "invalid_grant", "The refresh token is not good. Sign in again.", reason=reason
+    )
+
+
+def _narrowed(allowed: frozenset[str], scope: str | None) -> frozenset[str]:
+    """Return the scopes asked for, by default all that are *allowed*.
+
+    Raises:
+        GrantRefused: None is asked for, or more than is allowed.
+    """
+    scopes = allowed if scope is None else frozenset(scope.split())
+    if not scopes or not scopes <= allowed:
+        named = " ".join(sorted(allowed))
+        raise GrantRefused("invalid_scope", f"This account may ask for: {named}.")
+    return scopes

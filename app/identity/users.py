@@ -46,6 +46,9 @@ sign_ins = sa.Table(
     sa.Column("user_id", sa.String(40), sa.ForeignKey("users.id"), nullable=False, index=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix µs
     sa.Column("revoked_at", sa.BigInteger),  # Unix µs
+    # Null in both: of the release before refresh tokens, and good for one access token.
+    sa.Column("expires_at", sa.BigInteger, index=True),  # Unix µs
+    sa.Column("scopes", sa.String(255)),  # as granted, separated by blanks
 )
 
 

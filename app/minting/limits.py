@@ -9,8 +9,8 @@ class MintLimits:
 
     def __init__(self, limits: Limits, *, per_minute: int, per_day: int) -> None:
         self._limits = limits
-        self._per_minute = Allowance.per_minute("mint", per_minute)
-        self._per_day = Allowance.per_day("mint", per_day)
+        self._per_minute = Allowance.per_minute("mints_per_user_per_minute", per_minute)
+        self._per_day = Allowance.per_day("mints_per_user_per_day", per_day)
 
     async def take(self, caller: Caller) -> None:
         """Count one more mint of *caller*.

@@ -22,7 +22,9 @@ from app.base.errors import (
     UpstreamProblem,
 )
 from app.base.ids import new_id
+from app.base.metrics import Metrics
 from app.identity.callers import Caller, still_allowed
+from app.minting.admission import Admission
 from app.minting.catalogue import Notice
 from app.minting.limits import MintLimits
 from app.minting.openai import ClientSecret, OpenAI
@@ -52,6 +54,7 @@ class Minter:
     """Mints client secrets.
 
     Args:
+        metrics: Where attempts are counted.
         fingerprint_key: Keys the fingerprint by which a leaked secret is traced.
         safety_key: Keys the opaque name under which OpenAI knows a user.
         connect: Where a client opens its session, by transport.
@@ -61,11 +64,13 @@ class Minter:
     def __init__(
         self,
         *,
+        admission: Admission,
         profiles: Profiles,
         limits: MintLimits,
         openai: OpenAI,
         log: Log,
         denials: Denials,
+        metrics: Metrics,
         clock: Clock,
         fingerprint_key: bytes,
         safety_key: bytes,
@@ -73,11 +78,13 @@ class Minter:
         environment: Literal["live", "sandbox"],
         minting_on: bool,
     ) -> None:
+        self._admission = admission
         self._profiles = profiles
         self._limits = limits
         self._openai = openai
         self._log = log
         self._denials = denials
+        self._metrics = metrics
         self._clock = clock
         self._fingerprint_key = fingerprint_key
         self._safety_key = safety_key
@@ -85,11 +92,13 @@ class Minter:
         self._environment = environment
         self._minting_on = minting_on
         self._logger = structlog.get_logger(__name__)
+        metrics.expect_mints(profiles.names)
 
     async def mint(self, caller: Caller, wish: Wish) -> Minted:
         """Give *caller* one client secret, and leave a trace of the attempt either way.
 
         Raises:
+            Overloaded: Too many mints are under way or waiting; this one leaves no trace.
             MintingOff: The operator has switched minting off.
             ProfileNotFound, OverrideNotAllowed, InvalidRequest, ModelRetired: The wish cannot be
                 met; see `Profiles.session_for`.
@@ -98,6 +107,11 @@ class Minter:
             UpstreamProblem: OpenAI gave none; after a time-out it may still have minted one.
             AuditUnavailable: The log cannot be written; nothing is handed out.
         """
+        async with self._admission.place():
+            with self._metrics.minting(self._profiles.known_name(wish.profile)):
+                return await self._mint(caller, wish)
+
+    async def _mint(self, caller: Caller, wish: Wish) -> Minted:
         attempt_id = new_id("tok")
         plan: PlannedSession | None = None
         try:
@@ -111,7 +125,7 @@ class Minter:
             attempt = _attempt(attempt_id, caller, plan)
             await self._log.record(
                 [replace(attempt, outcome="requested", personal=caller.origin.personal())],
-                guard=still_allowed(caller),
+                guard=still_allowed(caller, now=self._clock()),
             )
         except (AuditUnavailable, InvalidRequest):
             raise  # nothing was denied: it could not be written, or not be read
@@ -122,12 +136,13 @@ class Minter:
         # Step 3: ask OpenAI. No transaction is open while we wait.
         asked_at = self._clock()
         try:
-            secret = await self._openai.create_client_secret(
-                plan.session,
-                ttl_seconds=plan.ttl_seconds,
-                safety_identifier=self._keyed(self._safety_key, caller.user_id),
-                client_request_id=attempt_id,
-            )
+            with self._metrics.asking_upstream():
+                secret = await self._openai.create_client_secret(
+                    plan.session,
+                    ttl_seconds=plan.ttl_seconds,
+                    safety_identifier=self._keyed(self._safety_key, caller.user_id),
+                    client_request_id=attempt_id,
+                )
         except BaseException as error:
             # A refusal, a time-out, a cancelled request or a bug: the attempt gets its outcome.
             await self._settle_without_secret(attempt, error)

@@ -19,6 +19,7 @@ text, the address or a proxy's password hangs below them as cause or context.
 import asyncio
 import ipaddress
 import re
+import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
@@ -104,7 +105,8 @@ class OpenAI:
 
     Raises:
         ValueError: *base_url* carries a user name or password, which would reach logs.
-        SettingsFault: The environment names a proxy that does not speak HTTP.
+        SettingsFault: The environment names a proxy that does not speak HTTP, or certificates that
+            cannot be read.
     """
 
     def __init__(
@@ -283,16 +285,17 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         connect_seconds: Longest wait for one connection.
 
     Raises:
-        SettingsFault: The environment names a proxy that does not speak HTTP.
+        SettingsFault: The environment names a proxy that does not speak HTTP, or certificates that
+            cannot be read.
     """
 
     def __init__(self, url: httpx.URL, *, connect_seconds: float) -> None:
         proxy = environment_proxy(url)  # before anything is open that would have to be closed
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0,  # how many mints may be under way is decided before they come here
+                limit=0,  # Admission bounds the mints before they come here
                 keepalive_timeout=KEEPALIVE_SECONDS,
-                ssl=httpx.create_ssl_context() if url.scheme == "https" else True,
+                ssl=trusted_roots() if url.scheme == "https" else True,
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -368,6 +371,19 @@ def environment_proxy(url: httpx.URL) -> str | None:
     if not proxy.startswith(("http://", "https://")):
         raise SettingsFault([f"{url.scheme.upper()}_PROXY: must be an http:// or https:// address"])
     return proxy
+
+
+def trusted_roots() -> ssl.SSLContext:
+    """Return what certificates are checked with: the usual roots, or those of SSL_CERT_FILE.
+
+    Raises:
+        SettingsFault: They cannot be read.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one too
+        reason = error.strerror or type(error).__name__
+        raise SettingsFault([f"SSL_CERT_FILE: has no certificates to read: {reason}"]) from None
 
 
 async def _read(response: httpx.Response, limit_bytes: int) -> bytes | None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date
@@ -178,6 +179,11 @@ class Profiles:
         remarks = [_NO_TEMPERATURE] if settings.openai_realtime_temperature is not None else []
         return cls([_profile_of(draft) for draft in drafts], resolver=resolver, remarks=remarks)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all profiles."""
+        return tuple(self._profiles)
+
     def for_role(self, role: str) -> tuple[Profile, ...]:
         """Return the profiles a caller of this role may ask for."""
         return tuple(profile for profile in self._profiles.values() if role in profile.roles)
@@ -239,6 +245,16 @@ class Profiles:
                 left = f" {(notice.sunset - today).days} days are left." if notice.sunset else ""
                 lines.append(f"profile {profile.name}: {notice.detail}{left}")
         return lines
+
+    def days_left(self, today: date) -> dict[str, int]:
+        """Return for each model in use whose end is announced how many days are left, from 1."""
+        left = {}
+        for profile in self._profiles.values():
+            with suppress(ModelRetired):
+                for notice in self._plan_for(profile, today).notices:
+                    if notice.model and notice.sunset:
+                        left[notice.model] = (notice.sunset - today).days
+        return left
 
     def _plan_for(self, profile: Profile, today: date) -> _Plan:
         if today != self._planned_on:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.sandbox.arguments import arguments_for
 from app.sandbox.conversation import Item
 
 _LONGEST_ECHO = 200  # characters of the user's words that are said back
@@ -34,8 +35,9 @@ def wanted_call(
 ) -> tuple[str, str] | None:
     """Return name and JSON arguments of the function to call now, or None to speak instead.
 
-    A function is called when ``tool_choice`` forces it, or when the user says its name. What a
-    function has returned is always answered in words, so that a client that loops comes to an end.
+    A function is called when ``tool_choice`` forces it, or when the user writes its name, as it is
+    or as words: ``get_weather`` or "get weather". Of several, the first in ``tools`` is called.
+    What a function has returned is answered in words, so that a client that loops comes to an end.
 
     Args:
         conversation: What has been said so far.
@@ -47,15 +49,21 @@ def wanted_call(
     if choice == "none" or (last and last.body["type"] == "function_call_output"):
         return None
     if isinstance(choice, Mapping):
-        named = [str(choice.get("name"))]
+        wanted = [name for name in functions if name == choice.get("name")]
     elif choice == "required":
-        named = list(functions)
+        wanted = list(functions)
     else:
-        named = re.findall(r"[\w-]+", last.words) if last else []
-    for name in named:
-        if name in functions:
-            return name, json.dumps(_arguments(functions[name].get("parameters", {})))
-    return None
+        # A transcript only stands for what was said, so nobody is named in speech.
+        words = _spelled(last.words) if last and not last.audio_ms else ""
+        wanted = [name for name in functions if _spelled(name) in words]
+    if not wanted:
+        return None
+    return wanted[0], json.dumps(arguments_for(functions[wanted[0]].get("parameters")))
+
+
+def _spelled(text: str) -> str:
+    """Return the words of *text*, a space before and after each, to find one text in another."""
+    return "".join(f" {word} " for word in re.findall(r"[^\W_]+", text.casefold()))
 
 
 def _last_from_outside(conversation: Sequence[Item]) -> Item | None:
@@ -67,30 +75,3 @@ def _last_from_outside(conversation: Sequence[Item]) -> Item | None:
 
 def _cut(words: str) -> str:
     return words if len(words) <= _LONGEST_ECHO else f"{words[:_LONGEST_ECHO]}…"
-
-
-def _arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments for *parameters*, a JSON Schema that nobody has checked."""
-    properties = parameters.get("properties")
-    if not isinstance(properties, Mapping):
-        return {}
-    return {name: _argument(schema) for name, schema in properties.items()}
-
-
-def _argument(schema: Any) -> Any:
-    if not isinstance(schema, Mapping):
-        return None
-    options = schema.get("enum")
-    if isinstance(options, list) and options:
-        return options[0]
-    return _PLAIN_VALUES.get(str(schema.get("type")))
-
-
-_PLAIN_VALUES: dict[str, Any] = {
-    "string": "sandbox",
-    "number": 0,
-    "integer": 0,
-    "boolean": False,
-    "array": [],
-    "object": {},
-}

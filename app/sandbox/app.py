@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -39,7 +40,6 @@ from app.sandbox.session import in_force, shown_as
 MOST_BODY_BYTES = 1024 * 1024
 MOST_CONNECTIONS = 100
 DEFAULT_TTL_SECONDS = 600
-DELTA_SECONDS = 0.01  # slow enough to be seen and interrupted, far faster than speech
 
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
 _BETA_SUBPROTOCOL = "openai-beta.realtime-v1"
@@ -69,22 +69,47 @@ class SandboxModel:
     realtime: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What a sandbox does where OpenAI's own behaviour is contested, or long in coming.
+
+    Args:
+        delta_seconds: Pause after each delta of a response.
+        longest_session: When a session ends, whatever goes on in it.
+        single_use: A client secret opens one session only.
+        bare_address: ``?model=`` is refused beside a client secret.
+    """
+
+    delta_seconds: float = 0.01  # slow enough to be seen and interrupted, far faster than speech
+    longest_session: timedelta = timedelta(minutes=60)
+    single_use: bool = False
+    bare_address: bool = False
+
+
 def create_sandbox(
     *,
     api_key: str,
     clock: Clock,
     models: Sequence[SandboxModel],
-    delta_seconds: float = DELTA_SECONDS,
+    secrets: ClientSecrets | None = None,
+    habits: Habits = Habits(),
 ) -> Starlette:
-    """Return the sandbox, an ASGI application with a memory of its own.
+    """Return the sandbox, an ASGI application.
 
     Args:
         api_key: The one standard key it takes.
         clock: Ages client secrets and sessions.
         models: What exists; whatever is shut down is left out.
-        delta_seconds: Pause after each delta of a response.
+        secrets: The client secrets it takes, when it shares them with another sandbox.
+        habits: What it does where it has a choice.
     """
-    sandbox = _Sandbox(api_key=api_key, clock=clock, models=models, delta_seconds=delta_seconds)
+    sandbox = _Sandbox(
+        api_key=api_key,
+        clock=clock,
+        models=models,
+        secrets=secrets or ClientSecrets(),
+        habits=habits,
+    )
     app = Starlette(
         routes=[
             Route(
@@ -98,8 +123,8 @@ def create_sandbox(
             Route("/models", sandbox.list_models, methods=["GET"]),
             WebSocketRoute("/realtime", sandbox.connect),
         ],
-        exception_handlers={Refusal: _refused, HTTPException: _refused},
-        middleware=[Middleware(_OpenAIHeaders)],
+        exception_handlers={Refusal: refused, HTTPException: refused},
+        middleware=[Middleware(OpenAIHeaders)],
     )
     app.router.redirect_slashes = False  # a redirect would repeat the Host header
     return app
@@ -109,14 +134,20 @@ class _Sandbox:
     """Holds what one sandbox shares: its key, its secrets, its clock."""
 
     def __init__(
-        self, *, api_key: str, clock: Clock, models: Sequence[SandboxModel], delta_seconds: float
+        self,
+        *,
+        api_key: str,
+        clock: Clock,
+        models: Sequence[SandboxModel],
+        secrets: ClientSecrets,
+        habits: Habits,
     ) -> None:
         self._api_key = api_key
         self._clock = clock
         self._models = tuple(models)
         self._realtime_models = {model.id for model in models if model.realtime}
-        self._delta_seconds = delta_seconds
-        self._secrets = ClientSecrets()
+        self._secrets = secrets
+        self._habits = habits
         self._connections = 0
 
     async def create_client_secret(self, request: Request) -> Response:
@@ -161,13 +192,16 @@ class _Sandbox:
             # The one thing OpenAI refuses before the upgrade; the sandbox has no calls.
             await websocket.send_denial_response(Response(status_code=HTTPStatus.NOT_FOUND))
             return
-        offered = websocket.scope["subprotocols"]
-        await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
+        await websocket.accept(subprotocol=subprotocol_of(websocket))
         self._connections += 1
         try:
             session = self._session_for(websocket)
             await Connection(
-                websocket, session, clock=self._clock, delta_seconds=self._delta_seconds
+                websocket,
+                session,
+                clock=self._clock,
+                delta_seconds=self._habits.delta_seconds,
+                longest=self._habits.longest_session,
             ).run()
         except Refusal as refusal:
             await refuse(websocket, refusal)
@@ -184,9 +218,11 @@ class _Sandbox:
         credential = _subprotocol_key(websocket) or _bearer(websocket)
         model = websocket.query_params.get("model")
         if credential.startswith(PREFIX):
-            bound = self._secrets.session_of(credential, now=self._clock())
-            if model is not None and model != bound.get("model", model):
-                raise invalid_model(model)
+            now = self._clock()
+            bound = self._secrets.use(credential, now=now, single_use=self._habits.single_use)
+            allowed = (None,) if self._habits.bare_address else (None, bound.get("model", model))
+            if model not in allowed:
+                raise invalid_model(str(model))
         else:
             self._check_standard_key(credential)
             transcribes = model is None and websocket.query_params.get("intent") == "transcription"
@@ -220,6 +256,11 @@ def _bearer(connection: HTTPConnection) -> str:
     return credential.strip()
 
 
+def subprotocol_of(websocket: WebSocket) -> str | None:
+    """Return the subprotocol to select, which a browser insists on."""
+    return "realtime" if "realtime" in websocket.scope["subprotocols"] else None
+
+
 def _subprotocol_key(websocket: WebSocket) -> str | None:
     """Return the credential of a browser, which can set no header."""
     for offered in websocket.scope["subprotocols"]:
@@ -249,7 +290,8 @@ def _json(content: Mapping[str, object], status: int = HTTPStatus.OK) -> Respons
     return Response(json.dumps(content), status, media_type="application/json")
 
 
-async def _refused(request: Request, failure: Exception) -> Response:
+async def refused(request: Request, failure: Exception) -> Response:
+    """Answer in OpenAI's shape what could not be answered otherwise."""
     place = f"{request.method} {shown(request.url.path)}"
     match failure:
         case Refusal():
@@ -261,13 +303,14 @@ async def _refused(request: Request, failure: Exception) -> Response:
     return _json({"error": refusal.error}, refusal.status)
 
 
-class _OpenAIHeaders:
+class OpenAIHeaders:
     """Adds the headers that OpenAI sends with every HTTP answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, and put the headers on the answer."""
         began = time.perf_counter()
 
         async def send_with_headers(message: Message) -> None:

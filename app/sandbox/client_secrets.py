@@ -16,10 +16,11 @@ MOST_BYTES = 64 * 1024 * 1024  # of sessions remembered; beyond, the oldest secr
 _BYTES_PER_SECRET = 512  # what remembering one costs besides its session, about
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Minted:
     session_json: str
     expires_at: int  # Unix seconds
+    used: bool = False
 
     @property
     def size(self) -> int:
@@ -47,15 +48,17 @@ class ClientSecrets:
         self._forget(now)
         return value, minted.expires_at
 
-    def session_of(self, value: str, *, now: datetime) -> dict[str, Any]:
+    def use(self, value: str, *, now: datetime, single_use: bool = False) -> dict[str, Any]:
         """Return the session that *value* is bound to.
 
         Raises:
-            Refusal: The secret is not ours, has expired, or was forgotten.
+            Refusal: The secret is not ours, has expired, or was forgotten; or it was used before,
+                and *single_use* forbids that.
         """
         minted = self._minted.get(_digest(value))
-        if minted is None or minted.expires_at <= now.timestamp():
+        if minted is None or minted.expires_at <= now.timestamp() or (single_use and minted.used):
             raise incorrect_api_key(value)
+        minted.used = True
         session: dict[str, Any] = json.loads(minted.session_json)
         return session
 

@@ -28,7 +28,6 @@ from app.sandbox.responses import Response
 from app.sandbox.session import for_response, shown_as, updated
 from app.sandbox.transcribing import transcribe
 
-LONGEST_SESSION = timedelta(minutes=60)
 MOST_AUDIO_BYTES = 15 * 1024 * 1024  # in one event
 MOST_RESPONSES = 8  # at the same time: one in the conversation, the others out of band
 MOST_WAITING_TRANSCRIPTIONS = 32  # beyond, the client is read no further until some are done
@@ -51,6 +50,7 @@ class Connection:
         session: The session in force.
         clock: Decides when the session has lasted long enough.
         delta_seconds: Pause after each delta of a response.
+        longest: How long the session may last.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class Connection:
         *,
         clock: Clock,
         delta_seconds: float,
+        longest: timedelta,
     ) -> None:
         self._websocket = websocket
         self._session = session
         self._session_id = openai_id("sess")
         self._clock = clock
-        self._ends_at = clock() + LONGEST_SESSION
+        self._ends_at = clock() + longest
         self._delta_seconds = delta_seconds
         self._conversation = Conversation()
         self._buffer = InputAudioBuffer()
@@ -88,7 +89,7 @@ class Connection:
         }
 
     async def run(self) -> None:
-        """Serve until the client leaves or the session has lasted 60 minutes."""
+        """Serve until the client leaves or the session has lasted long enough."""
         try:
             async with self._tasks:
                 self._tasks.create_task(self._transcribe())

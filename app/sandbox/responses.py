@@ -182,11 +182,18 @@ class Response:
         )
         previous_item_id = await self._begin(item)
         place = {**self._place(item), "call_id": call_id}
-        self._text_tokens += len(arguments.split())
-        await self._send("response.function_call_arguments.delta", **place, delta=arguments)
-        item.body["arguments"] = arguments
+        for piece in re.findall(r"\S+\s*", arguments):
+            if self._is_full():
+                self._settle("incomplete", "max_output_tokens")
+                break
+            item.body["arguments"] += piece
+            self._text_tokens += 1
+            await self._send("response.function_call_arguments.delta", **place, delta=piece)
+            if await self._is_stopped():
+                break
+        written = item.body["arguments"]
         await self._send(
-            "response.function_call_arguments.done", **place, name=name, arguments=arguments
+            "response.function_call_arguments.done", **place, name=name, arguments=written
         )
         await self._end(item, previous_item_id)
 

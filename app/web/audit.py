@@ -1,10 +1,11 @@
 """The log of issued tokens, for auditors and admins."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
 
 from app.audit.search import LARGEST_PAGE, Entry, Filters
 from app.base.errors import FieldError, InvalidCursor, InvalidRequest, NotFound
@@ -91,6 +92,25 @@ class EventView(Answer):
 Plain = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f]*$")]
 """What can be looked up: PostgreSQL holds no NUL, and no row has control characters."""
 
+_DATE_AND_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
+)
+
+
+def _written_out(text: str) -> str:
+    """Return *text* if it is a date and a time; pydantic would also take Unix seconds or ms.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not _DATE_AND_TIME.fullmatch(text):
+        raise ValueError("must be a time such as 2026-11-20T09:30:00Z")
+    return text
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+"""A moment as RFC 3339 writes it, with its offset from UTC."""
+
 
 class EventQuery(Asked):
     """Which rows are wanted. All of it is optional and combines."""
@@ -109,12 +129,12 @@ class EventQuery(Asked):
     model: Omissible[Plain] = Field(
         default=None, description="A model's id or family, as asked for or as used."
     )
-    since: Omissible[AwareDatetime] = Field(
+    since: Omissible[Instant] = Field(
         default=None,
         alias="from",
         description="Rows of this instant or later: RFC 3339 with offset, `2026-11-20T09:30:00Z`.",
     )
-    until: Omissible[AwareDatetime] = Field(
+    until: Omissible[Instant] = Field(
         default=None, alias="to", description="Rows earlier than this: RFC 3339 with offset."
     )
     limit: int = Field(default=50, ge=1, le=LARGEST_PAGE, description="Rows per page at the most.")

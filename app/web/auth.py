@@ -1,10 +1,11 @@
-"""Signing in with an account of our own, and the keys that prove our tokens."""
+"""Signing in with an account of our own, and out; the keys that prove our tokens."""
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Form, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.base.errors import (
@@ -14,8 +15,10 @@ from app.base.errors import (
     RateLimited,
     UnsupportedMediaType,
 )
-from app.identity.sign_in import GrantRefused
+from app.identity.callers import Origin
+from app.identity.sign_in import Granted, GrantRefused
 from app.identity.users import User
+from app.runtime import Runtime
 from app.web.callers import AnyCaller, OriginDep, RuntimeDep
 from app.web.problems import OAuthError, problem_responses
 from app.web.schema import Answer, Omissible, success
@@ -25,26 +28,53 @@ router = APIRouter(tags=["Sign-in"])
 NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749 section 5.1
 
 
-class PasswordGrant(BaseModel):
-    """A request to the token endpoint, RFC 6749 section 4.3.2. Each parameter comes once."""
+FORMS_ONLY = UnsupportedMediaType(
+    "This route reads application/x-www-form-urlencoded in UTF-8."
+    " Send the body so, and name it in Content-Type."
+)
+
+
+class Grant(BaseModel):
+    """A request to the token endpoint, RFC 6749 sections 4.3.2 and 6. Each parameter comes once."""
 
     # Nothing is required here: what is missing is refused as section 5.2 says, not with a 422.
-    model_config = ConfigDict(
-        json_schema_extra={"required": ["grant_type", "username", "password"]}
-    )
+    model_config = ConfigDict(json_schema_extra={"required": ["grant_type"]})
 
     grant_type: Omissible[str] = Field(
-        default=None, description="Always `password`.", json_schema_extra={"const": "password"}
+        default=None,
+        description="What is exchanged: `password` or `refresh_token`.",
+        json_schema_extra={"enum": ["password", "refresh_token"]},
     )
     username: Omissible[str] = Field(
-        default=None, description="The e-mail address.", examples=["ada@example.com"]
+        default=None,
+        description="With `password`: the e-mail address.",
+        examples=["ada@example.com"],
     )
-    password: Omissible[SecretStr] = Field(default=None, description="As it is, in UTF-8.")
+    password: Omissible[SecretStr] = Field(
+        default=None, description="With `password`: as it is, in UTF-8."
+    )
+    refresh_token: Omissible[SecretStr] = Field(
+        default=None, description="With `refresh_token`: the newest one, which is used up by this."
+    )
     scope: Omissible[str] = Field(
         default=None,
-        description="Scopes, separated by blanks, to get fewer than the role has. Left out or"
-        " empty: all of them.",
+        description="Scopes, separated by blanks, to get fewer than the role has, or than the"
+        " sign-in was granted. Left out or empty: all of them.",
         examples=[""],
+    )
+
+
+class Revocation(BaseModel):
+    """A request to the revocation endpoint, RFC 7009 section 2.1."""
+
+    # Nothing is required here, as with a grant.
+    model_config = ConfigDict(json_schema_extra={"required": ["token"]})
+
+    token: Omissible[SecretStr] = Field(
+        default=None, description="A refresh token or an access token."
+    )
+    token_type_hint: Omissible[str] = Field(
+        default=None, description="Not needed: a token shows what it is."
     )
 
 
@@ -55,6 +85,22 @@ class TokenGrant(BaseModel):
     token_type: Literal["Bearer"]
     expires_in: int = Field(description="How long it is good, in seconds.")
     scope: str = Field(description="What it is good for: scopes, separated by blanks.")
+    refresh_token: str = Field(
+        description="For the next access token: `rtr_…`, good once. Keep it as safe as a password."
+    )
+    refresh_expires_in: int = Field(description="How long that is good unused, in seconds.")
+
+    @classmethod
+    def of(cls, granted: Granted) -> Self:
+        """Put *granted* into the words of the RFC."""
+        return cls(
+            access_token=granted.access_token,
+            token_type="Bearer",
+            expires_in=granted.expires_in,
+            scope=granted.scope,
+            refresh_token=granted.refresh_token,
+            refresh_expires_in=granted.refresh_expires_in,
+        )
 
 
 class Me(Answer):
@@ -100,29 +146,31 @@ _REFUSED_GRANTS = {
     "invalid_grant": "The e-mail address or the password is wrong.",
     "invalid_request": "Send username and password, each once.",
     "invalid_scope": "This account may ask for: mint.",
-    "unsupported_grant_type": "The grant types here are: password.",
+    "unsupported_grant_type": "The grant types here are: password, refresh_token.",
 }
 
 
 @router.post(
     "/auth/token",
     operation_id="signIn",
-    summary="Sign in with e-mail and password",
+    summary="Sign in, or stay signed in",
     response_model=TokenGrant,
     responses={
         **success(
-            "The access token.",
+            "An access token, and a refresh token to get the next one with.",
             example={
                 "access_token": "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCIs….eyJpc3MiOiJodHRw….Yx3f…",
                 "token_type": "Bearer",
                 "expires_in": 600,
                 "scope": "mint",
+                "refresh_token": "rtr_9Jx…",
+                "refresh_expires_in": 1209600,
             },
             cache_control="no-store",
         ),
         400: {
             "description": "Refused; `invalid_grant` is the answer to every wrong combination of"
-            " e-mail address and password",
+            " e-mail address and password, and to every refresh token that is not good",
             "model": OAuthError,
             "content": {
                 "application/json": {
@@ -134,10 +182,7 @@ _REFUSED_GRANTS = {
             },
         },
         **problem_responses(
-            UnsupportedMediaType(
-                "This route reads application/x-www-form-urlencoded in UTF-8."
-                " Send the body so, and name it in Content-Type."
-            ),
+            FORMS_ONLY,
             RateLimited,
             AuditUnavailable,
             Overloaded,
@@ -149,35 +194,81 @@ async def sign_in(
     request: Request,
     runtime: RuntimeDep,
     origin: OriginDep,
-    grant: Annotated[PasswordGrant, Form()],
+    grant: Annotated[Grant, Form()],
 ) -> JSONResponse:
-    """Exchange e-mail and password for an access token.
+    """Exchange e-mail and password, or a refresh token, for an access token.
 
-    The OAuth 2.0 password grant, for the application's own frontend and nobody else's: RFC 9700
+    When the access token has expired, ask again with `grant_type=refresh_token`. A refresh token
+    is good once: the answer has the next one. One that comes back later than ten seconds after it
+    was used counts as stolen and ends the sign-in, so let one place of your frontend do this.
+
+    The OAuth 2.0 password grant is for the application's own frontend and nobody else's: RFC 9700
     advises against handing passwords to third parties. Unknown parameters are ignored, and
-    refusals are those of RFC 6749 section 5.2. Ask again when the token has expired.
+    refusals are those of RFC 6749 section 5.2.
     """
-    names = [name for name, _ in (await request.form()).multi_items()]
     try:
-        _check_grant_type(grant.grant_type)
-        if not grant.username or not grant.password or len(names) != len(set(names)):
-            raise GrantRefused("invalid_request", "Send username and password, each once.")  # noqa: TRY301 - answered below
-        granted = await runtime.sign_in.with_password(
-            origin,
-            email=grant.username,
-            password=grant.password.get_secret_value(),
-            scope=grant.scope,
-        )
+        granted = await _granted(grant, runtime, origin, each_once=await _each_once(request))
     except GrantRefused as refusal:
-        error = OAuthError(error=refusal.error, error_description=refusal.description)
-        return JSONResponse(error.model_dump(), status_code=400, headers=NO_STORE)
-    answer = TokenGrant(
-        access_token=granted.access_token,
-        token_type="Bearer",
-        expires_in=granted.expires_in,
-        scope=granted.scope,
-    )
-    return JSONResponse(answer.model_dump(), headers=NO_STORE)
+        return _refused(refusal)
+    return JSONResponse(TokenGrant.of(granted).model_dump(), headers=NO_STORE)
+
+
+@router.post(
+    "/auth/revoke",
+    operation_id="signOut",
+    summary="Sign out",
+    response_class=Response,
+    responses={
+        200: {"description": "The sign-in has ended, or the token is none of ours."},
+        400: {
+            "description": "There is no token, or more than one",
+            "model": OAuthError,
+            "content": {
+                "application/json": {
+                    "examples": {
+                        "invalid_request": {
+                            "value": {
+                                "error": "invalid_request",
+                                "error_description": "Send the token, once.",
+                            }
+                        }
+                    }
+                }
+            },
+        },
+        **problem_responses(FORMS_ONLY, AuditUnavailable, path="/auth/revoke"),
+    },
+)
+async def sign_out(
+    request: Request,
+    runtime: RuntimeDep,
+    origin: OriginDep,
+    revocation: Annotated[Revocation, Form()],
+) -> Response:
+    """End the sign-in that a refresh token or an access token comes from.
+
+    All of its tokens are refused from then on. As RFC 7009 says, a token that is not known is no
+    error, and unknown parameters are ignored.
+    """
+    if not revocation.token or not await _each_once(request):
+        return _refused(GrantRefused("invalid_request", "Send the token, once."))
+    await runtime.sign_out.by_token(revocation.token.get_secret_value(), origin)
+    return Response()
+
+
+@router.post(
+    "/auth/sign-out-everywhere",
+    operation_id="signOutEverywhere",
+    summary="End all of the caller's sign-ins",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses={
+        204: {"description": "They have ended, the one that asked included."},
+        **problem_responses(AuditUnavailable),
+    },
+)
+async def sign_out_everywhere(caller: AnyCaller, runtime: RuntimeDep) -> None:
+    """End every sign-in of the caller, on all devices: their tokens are refused from then on."""
+    await runtime.sign_out.everywhere(caller)
 
 
 @router.get(
@@ -233,8 +324,42 @@ async def list_public_keys(runtime: RuntimeDep) -> JSONResponse:
     )
 
 
-def _check_grant_type(grant_type: str | None) -> None:
-    if not grant_type:
-        raise GrantRefused("invalid_request", "The parameter grant_type is missing.")
-    if grant_type != "password":
-        raise GrantRefused("unsupported_grant_type", "The grant types here are: password.")
+async def _granted(grant: Grant, runtime: Runtime, origin: Origin, *, each_once: bool) -> Granted:
+    """Do what *grant* asks for.
+
+    Raises:
+        GrantRefused: It is not well formed, or refused.
+    """
+    match grant.grant_type:
+        case None:
+            raise GrantRefused("invalid_request", "The parameter grant_type is missing.")
+        case "password":
+            if not grant.username or not grant.password or not each_once:
+                raise GrantRefused("invalid_request", "Send username and password, each once.")
+            return await runtime.sign_in.with_password(
+                origin,
+                email=grant.username,
+                password=grant.password.get_secret_value(),
+                scope=grant.scope,
+            )
+        case "refresh_token":
+            if not grant.refresh_token or not each_once:
+                raise GrantRefused("invalid_request", "Send the refresh_token, once.")
+            return await runtime.sign_in.with_refresh_token(
+                origin, token=grant.refresh_token.get_secret_value(), scope=grant.scope
+            )
+        case _:
+            raise GrantRefused(
+                "unsupported_grant_type", "The grant types here are: password, refresh_token."
+            )
+
+
+async def _each_once(request: Request) -> bool:
+    """Tell whether no parameter of the form is repeated, as RFC 6749 section 3.2 asks."""
+    names = [name for name, _ in (await request.form()).multi_items()]
+    return len(names) == len(set(names))
+
+
+def _refused(refusal: GrantRefused) -> JSONResponse:
+    error = OAuthError(error=refusal.error, error_description=refusal.description)
+    return JSONResponse(error.model_dump(), status_code=400, headers=NO_STORE)

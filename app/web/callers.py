@@ -40,6 +40,7 @@ PUBLIC = frozenset(
     {
         "/",
         "/.well-known/jwks.json",
+        "/auth/revoke",
         "/auth/token",
         "/docs",
         "/errors",
@@ -50,10 +51,14 @@ PUBLIC = frozenset(
         "/version",
     }
 )
-"""Every route that answers strangers; all others take a caller."""
+"""Every route that answers strangers; all others take a caller. Beside them stands `/metrics`: it
+asks for a token of its own, and without one it is there in the sandbox alone."""
 
 
-def get_runtime(request: Request) -> Runtime:
+# Both are coroutines although they wait for nothing: plain functions FastAPI runs in a thread.
+
+
+async def get_runtime(request: Request) -> Runtime:
     """Return what the process shares."""
     runtime: Runtime = request.state.runtime
     return runtime
@@ -62,7 +67,7 @@ def get_runtime(request: Request) -> Runtime:
 RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 
 
-def origin_of(request: Request) -> Origin:
+async def origin_of(request: Request) -> Origin:
     """Return where *request* comes from."""
     user_agent = request.headers.get("user-agent")
     return Origin(

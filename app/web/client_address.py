@@ -43,7 +43,7 @@ def client_address(scope: Scope, trusted: tuple[Network, ...]) -> str:
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     try:
-        address = ip_address(text)
+        address = ip_address(text.partition("%")[0])  # behind it a zone may be called anything
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

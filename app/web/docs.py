@@ -115,7 +115,8 @@ def _complete(operation: dict[str, Any], path: str) -> None:
     operation["responses"] = {
         str(status): responses[status] for status in sorted(responses, key=int)
     }
-    _untitle(parameter["schema"] for parameter in operation.get("parameters", ()))
+    bodies = operation.get("requestBody", {}).get("content", {}).values()
+    _untitle(described["schema"] for described in (*operation.get("parameters", ()), *bodies))
 
 
 def _untitle(schemas: Iterable[dict[str, Any]]) -> None:

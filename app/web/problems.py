@@ -201,7 +201,7 @@ def problem_response(problem: Problem, scope: Scope, *, public_url: str) -> JSON
         status = HTTPStatus.BAD_REQUEST if isinstance(problem, InvalidRequest) else problem.status
         return JSONResponse(_oauth_error(problem).model_dump(), status, headers)
     # The door names each request; an application tested without it has nobody who did.
-    request_id = scope.setdefault("state", {}).setdefault("request_id", new_id("req"))
+    request_id = scope.get("state", {}).get("request_id") or new_id("req")
     document = ProblemDocument.of(problem, public_url=public_url, request_id=request_id)
     return JSONResponse(document.model_dump(), problem.status, headers, MEDIA_TYPE)
 

@@ -12,6 +12,7 @@ from app.base.errors import (
     InvalidRequest,
     MintingOff,
     ModelRetired,
+    Overloaded,
     OverrideNotAllowed,
     ProfileNotFound,
     QuotaExceeded,
@@ -30,7 +31,7 @@ from app.minting.profiles import LONGEST_VARIABLE, SHORTEST_TTL_SECONDS, Profile
 from app.minting.session_shape import VOICES
 from app.web.callers import MintingCaller, ProfileCaller, RuntimeDep
 from app.web.problems import problem_responses
-from app.web.schema import Absent, Answer, Asked, Omissible, success
+from app.web.schema import Absent, Answer, Asked, success
 
 router = APIRouter(prefix="/realtime", tags=["Realtime"])
 
@@ -309,6 +310,7 @@ _EXAMPLE_WISHES = {
             UpstreamRateLimited,
             UpstreamQuotaExhausted,
             AuditUnavailable,
+            Overloaded,
             ModelRetired,
             MintingOff,
             UpstreamTimeout,
@@ -319,7 +321,7 @@ async def mint_token(
     caller: MintingCaller,
     runtime: RuntimeDep,
     response: Response,
-    wish: Annotated[Omissible[TokenRequest], Body(openapi_examples=_EXAMPLE_WISHES)] = None,
+    wish: Annotated[TokenRequest | None, Body(openapi_examples=_EXAMPLE_WISHES)] = None,
 ) -> TokenResponse:
     """Mint one short-lived client secret for OpenAI's Realtime API.
 
@@ -327,7 +329,7 @@ async def mint_token(
     model. Ask for it at the moment of connecting, once for each connection, and go where `connect`
     says. The binding is a default: the token's holder can change everything but the model.
 
-    Leave the body out to take the profile `default` as it is.
+    Leave the body out, or send null, to take the profile `default` as it is.
     """
     minted = await runtime.minter.mint(caller, _wish(wish or TokenRequest()))
     response.headers["Cache-Control"] = "no-store"  # RFC 6749 section 5.1

@@ -33,7 +33,7 @@ class _NeverNull:
 T = TypeVar("T")
 
 Omissible = Annotated[T | None, _NeverNull()]
-"""What clients leave out rather than send as null: a parameter, a form's field, a body."""
+"""What clients may leave out and cannot send as null: a parameter, a field of a form."""
 
 Absent = Annotated[Omissible[T], Field(exclude_if=lambda value: value is None)]
 """A member that is left out of the answer where it does not apply."""
