@@ -170,7 +170,7 @@ def add_ada(service: Service) -> None:
 
 
 def texts_in(database: Path) -> set[str]:
-    """Return every value that stands in a SQLite file; octets in hex and in base64url."""
+    """Return every value that stands in a SQLite file; octets also in hex and in base64url."""
     connection = sqlite3.connect(database)
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     values = {
@@ -185,6 +185,7 @@ def texts_in(database: Path) -> set[str]:
     for octets in values - texts:
         assert isinstance(octets, bytes)
         texts |= {octets.hex(), base64.urlsafe_b64encode(octets).decode().rstrip("=")}
+        texts.add(octets.decode("latin-1"))
     return texts
 
 
