@@ -2,6 +2,7 @@
 # make check  format, lint, types, import rule and the fast tests, in under a minute
 # make test   everything
 # make bench  what a mint costs, beside the server that people write; takes some minutes
+# make chaos  kill, crash and freeze everything under load, 100 times each; takes an hour
 # make lock   write the hash-locked requirements anew
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test bench lock clean
+.PHONY: run check test bench chaos lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run-installed
@@ -30,6 +31,9 @@ test: check
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.bench
+
+chaos: $(VENV)/.test-installed
+	$(BIN)/python -m tests.chaos 100
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'

@@ -16,6 +16,7 @@ from app.audit.search import Search
 from app.audit.sqlite_writer import SqliteWriter
 from app.base.clock import Clock, system_clock
 from app.base.db import Database
+from app.base.errors import AuditUnavailable
 from app.base.keys import derive_key, read_or_make_secret
 from app.base.limits import Allowance, Limits
 from app.base.metrics import Metrics
@@ -261,6 +262,8 @@ async def _for_ever(chore: Callable[[], Awaitable[object]], pause_seconds: float
         await asyncio.sleep(pause_seconds)
         try:
             await chore()
+        except AuditUnavailable:
+            continue  # whoever noticed has said so
         except Exception:  # noqa: BLE001 - the next round tries again; a database that is away comes back
             structlog.get_logger(__name__).exception("housekeeping_failed")
 

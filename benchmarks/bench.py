@@ -218,7 +218,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 compare(Path(folder), database_url=None, delay_ms=delay_ms)
         if not only or f"postgresql-{delay_ms}" in only:
-            with tempfile.TemporaryDirectory() as folder, postgres_server(fsync=True) as server:
+            with tempfile.TemporaryDirectory() as folder, postgres_server(fsync="on") as server:
                 compare(Path(folder), database_url=server.new_database(), delay_ms=delay_ms)
 
 

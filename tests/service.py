@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from tests.waiting import until
+
 READY_SECONDS = 30
 COMMAND = [sys.executable, "-m", "app"]
 
@@ -88,9 +90,70 @@ class Service:
         return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
     def kill(self) -> None:
-        """End the process as a power cut would."""
-        self.process.send_signal(signal.SIGKILL)
+        """End the process, and its workers if it has any, as a power cut would."""
+        pids = [self.process.pid, *children(self.process.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
         self.process.wait(timeout=10)
+        for pid in pids[1:]:
+            wait_until_gone(pid)
+
+    async def workers(self, count: int, *, without: int | None = None) -> list[int]:
+        """Wait until so many workers take requests, none of them *without*; return their ids."""
+        serving: list[int] = []
+
+        async def complete() -> bool:
+            serving[:] = [pid for pid in children(self.process.pid) if self._serves(pid)]
+            return len(serving) == count and without not in serving
+
+        await until(complete, seconds=READY_SECONDS)
+        return serving
+
+    def _serves(self, pid: int) -> bool:
+        """Tell whether the event loop of a process waits for connections, from proc_pid_fdinfo(5).
+
+        The listening socket alone says nothing: a worker has it before it is ready.
+        """
+        process = Path(f"/proc/{pid}")
+        try:
+            links = {link.name: str(link.readlink()) for link in (process / "fd").iterdir()}
+            polls = [fd for fd, link in links.items() if "eventpoll" in link]
+            polled = [(process / "fdinfo" / fd).read_text() for fd in polls]
+        except OSError:
+            return False  # it has ended
+        waited_for = re.findall(r"^tfd: +(\d+)", "".join(polled), flags=re.MULTILINE)
+        return any(links.get(fd) in self._listeners() for fd in waited_for)
+
+    def _listeners(self) -> set[str]:
+        """Return the sockets that listen on our port, from proc_net(5), as links name them."""
+        local = f":{self.settings['PORT']:04X}"
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        entries = (line.split() for line in lines)
+        return {f"socket:[{e[9]}]" for e in entries if e[1].endswith(local) and e[3] == "0A"}
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that *pid* has started, from proc_pid_children(5)."""
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether a process has ended; who inherits it may not care to bury it."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while not is_gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} does not end"
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -20,8 +20,23 @@ class Upstream:
     error: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  # X-Client-Request-Id of every mint
     minted: list[str] = field(default_factory=list)
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
     most_at_once: int = 0  # mints under way
     _at_once: int = 0
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def start(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection in a task that can be ended."""
+        task = asyncio.create_task(self.serve(reader, writer))
+        self.connections.add(task)
+        task.add_done_callback(self.connections.discard)
+
+    async def reached(self, count: int) -> None:
+        """Wait until so many mints have arrived in all."""
+        async with asyncio.timeout(30):
+            while len(self.asked) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
@@ -32,6 +47,7 @@ class Upstream:
                 headers = {name.lower(): value for name, value in lines}
                 body = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.asked.append(headers["x-client-request-id"])
+                self._arrived.set()
                 self._at_once += 1
                 self.most_at_once = max(self.most_at_once, self._at_once)
                 await asyncio.sleep(self.delay_seconds)
@@ -62,7 +78,13 @@ class Upstream:
 async def playing_openai() -> AsyncIterator[Upstream]:
     """Serve an `Upstream` on loopback."""
     upstream = Upstream()
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(upstream.start, "127.0.0.1", 0)
     upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    async with server:
+    try:
         yield upstream
+    finally:
+        server.close()
+        tasks = list(upstream.connections)  # each takes itself off
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

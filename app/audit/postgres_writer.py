@@ -17,14 +17,22 @@ from typing_extensions import override
 
 from app.audit.events import Written
 from app.audit.log import BATCH, PATIENCE_SECONDS, AlreadyRecorded, Item, Scribe, Writer
+from app.base.db import reason_of
 from app.base.errors import AuditUnavailable
 from app.base.metrics import Metrics
 from app.base.postgres import PostgresDatabase
 
 APPEND = "SELECT audit_append($1::text[], $2::bigint[], $3::bytea[], $4::text[])"
 
-_DOWN = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, sa.exc.DBAPIError)
-_CUT = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
+_CUT = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server's last word came while asyncpg was not listening
+)
+_DOWN = (*_CUT, asyncpg.PostgresError)
 
 
 class PostgresWriter(Writer):
@@ -170,7 +178,9 @@ class PostgresWriter(Writer):
     # The connection -----------------------------------------------------------------------------
 
     def _unavailable(self, error: Exception, batch: Sequence[Item]) -> None:
-        self._logger.error("audit_log_unavailable", error=type(error).__name__, reason=str(error))
+        self._logger.error(
+            "audit_log_unavailable", error=type(error).__name__, reason=reason_of(error)
+        )
         for item in batch:
             item.fault = AuditUnavailable(retry_after_seconds=2)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
+from weakref import WeakSet
 
 import asyncpg
 import sqlalchemy as sa
@@ -18,11 +19,17 @@ OLDEST_POSTGRES = 13
 """First release whose generated columns and ``sha256`` serve us that is still maintained."""
 
 CONNECT_SECONDS = 1.0
+"""Longest wait for a connection that answers; a server that is frozen is found out by then."""
+
 STATEMENT_SECONDS = 5.0
 """Longest wait for an answer to one statement of a read; a server that hangs must not hang us."""
 
-CHECKOUT_SECONDS = 1.5
-"""Longest wait for a connection that answers; a server that is frozen is found out by then."""
+LOCK_SECONDS = 1.2
+"""Longest wait of a statement for a lock. The server gives up before the caller does: else one that
+nobody listens to any more would go on waiting, and each that tries anew would be one more."""
+
+MIGRATION_LOCK_SECONDS = 10
+"""Longest wait for somebody else who migrates."""
 
 CLOSE_SECONDS = 2.0
 
@@ -34,6 +41,8 @@ _ABOUT_THE_QUESTION = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.SyntaxOrAccessError,
 )
+
+_LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, sa.exc.TimeoutError)
 
 _MIGRATION_LOCK = 7_245_000_001  # any number, the same in every release
 
@@ -49,6 +58,7 @@ class PostgresDatabase(Database):
         self._dsn = url
         parsed = sa.make_url(url)
         self.name = f"PostgreSQL database {parsed.database} at {parsed.host or 'a local socket'}"
+        self._connections: WeakSet[asyncpg.Connection[asyncpg.Record]] = WeakSet()
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self.connect,
@@ -61,7 +71,7 @@ class PostgresDatabase(Database):
 
     async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
         """Open a connection that may write; its owner begins and ends transactions itself."""
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             self._dsn,
             timeout=CONNECT_SECONDS,
             command_timeout=STATEMENT_SECONDS,
@@ -71,10 +81,13 @@ class PostgresDatabase(Database):
                 # the append sees what was committed before it got the lock.
                 "synchronous_commit": "on",
                 "default_transaction_isolation": "read committed",
+                "lock_timeout": f"{LOCK_SECONDS * 1000:.0f}",  # ms
                 # A client that froze inside a change must not hold its rows for ever.
                 "idle_in_transaction_session_timeout": "5000",
             },
         )
+        self._connections.add(connection)
+        return connection
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[AsyncConnection]:
@@ -102,7 +115,7 @@ class PostgresDatabase(Database):
         cause = error.driver_exception if isinstance(error, sa.exc.DBAPIError) else error
         if isinstance(cause, asyncpg.PostgresError):
             return not isinstance(cause, _ABOUT_THE_QUESTION)
-        return isinstance(cause, (OSError, asyncpg.InterfaceError, sa.exc.TimeoutError))
+        return isinstance(cause, _LOST)
 
     @override
     async def check(self, *, environment: str) -> None:
@@ -115,8 +128,13 @@ class PostgresDatabase(Database):
     async def alter(self, change: Callable[[sa.Connection], None]) -> None:
         async with self._engine.begin() as connection:
             await connection.execute(
+                sa.text(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_SECONDS}s'")
+            )
+            await connection.execute(
                 sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
             )
+            # For a table it waits no longer than others do: whoever comes next waits behind it.
+            await connection.execute(sa.text("SET LOCAL lock_timeout TO DEFAULT"))
             await connection.run_sync(change)
 
     @override
@@ -126,9 +144,11 @@ class PostgresDatabase(Database):
 
     @override
     async def close(self) -> None:
-        with suppress(TimeoutError):  # a frozen server answers no goodbye, and the process ends
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._engine.dispose()
+        goodbye = asyncio.ensure_future(self._engine.dispose())
+        await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)
+        for connection in self._connections:
+            connection.terminate()  # a frozen server answers no goodbye
+        await goodbye
 
 
 @asynccontextmanager
@@ -136,13 +156,13 @@ async def _checked_out(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Take a connection that answers from the pool of *engine*.
 
     Raises:
-        TimeoutError: There was none within `CHECKOUT_SECONDS`.
+        TimeoutError: There was none within `CONNECT_SECONDS`.
     """
     connection = engine.connect()
     checkout = asyncio.ensure_future(connection.start())
     try:
         # No `asyncio.timeout`: it would wait while SQLAlchemy takes its leave of a frozen server.
-        done, _ = await asyncio.wait({checkout}, timeout=CHECKOUT_SECONDS)
+        done, _ = await asyncio.wait({checkout}, timeout=CONNECT_SECONDS)
     finally:
         checkout.cancel()  # does nothing to what is done
     if not done:

@@ -1,0 +1,221 @@
+"""Promises 3 and 13 on PostgreSQL: whatever happens to it, callers are answered in time, nothing is
+lost, and minting comes back by itself.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.chaos import (
+    AWAY_SECONDS,
+    BACK_SECONDS,
+    DRAINED_SECONDS,
+    EMAIL,
+    PASSWORD,
+    TOKEN,
+    Stage,
+    load,
+    stage,
+)
+from tests.postgres import PostgresServer, postgres_server
+from tests.service import Service
+
+pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
+
+MOST_CONNECTIONS = 6  # the log's own and the pool
+OURS = "application_name = 'realtime-tokens'"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A service on a PostgreSQL server of its own, and all that is known of it."""
+
+    stage: Stage
+    service: Service
+    server: PostgresServer
+
+    async def sql(self, statement: str) -> object:
+        """Run a statement as the server's owner; return the first value of its answer."""
+        connection = await asyncpg.connect(self.server.url("postgres"))
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    with postgres_server() as server:
+        server.sql("postgres", "CREATE ROLE tokens LOGIN")
+        server.sql("postgres", "CREATE DATABASE tokens OWNER tokens")
+        url = server.url("tokens", role="tokens")
+        async with stage(tmp_path_factory.mktemp("faults"), DATABASE_URL=url) as one:
+            with one.serving() as service:
+                yield Target(one, service, server)
+
+
+Fault = Callable[[Target], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def stopped(target: Target) -> AsyncIterator[None]:
+    await asyncio.to_thread(target.server.stop)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(target.server.start)
+
+
+@asynccontextmanager
+async def crashed(target: Target) -> AsyncIterator[None]:
+    await asyncio.to_thread(target.server.crash)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(target.server.start)
+
+
+@asynccontextmanager
+async def frozen(target: Target) -> AsyncIterator[None]:
+    target.server.freeze()
+    try:
+        yield
+    finally:
+        target.server.thaw()
+
+
+@asynccontextmanager
+async def full(target: Target) -> AsyncIterator[None]:
+    """The server takes no more connections, and has lost those that there were."""
+    await target.sql("ALTER ROLE tokens CONNECTION LIMIT 0")
+    await target.sql(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}")
+    try:
+        yield
+    finally:
+        await target.sql("ALTER ROLE tokens CONNECTION LIMIT -1")
+
+
+@asynccontextmanager
+async def stalled(target: Target) -> AsyncIterator[None]:
+    """Somebody holds the lock on the chain, and does not get on."""
+    somebody = await asyncpg.connect(target.server.url("tokens"))
+    await somebody.execute("SELECT pg_advisory_lock(7245, 1)")
+    try:
+        yield
+    finally:
+        await somebody.close()
+
+
+FAULTS: list[Fault] = [stopped, crashed, frozen, full, stalled]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_under_load_it_is_refused_in_time_and_minting_comes_back(
+    target: Target, fault: Fault
+) -> None:
+    async with load(target.stage, target.service) as callers:
+        async with fault(target):
+            began = time.monotonic()
+            await callers.refused(40)  # all of them at least once
+            asked = len(target.stage.upstream.asked)
+            await callers.refused(60)
+            assert len(target.stage.upstream.asked) == asked, "OpenAI was asked all the same"
+        await callers.next_token(within=BACK_SECONDS)
+
+    assert callers.answers.keys() == {200, 503}
+    assert callers.codes == {"audit_unavailable"}
+    assert callers.slowest_refusal_seconds(since=began) < AWAY_SECONDS
+    await target.stage.check()
+
+
+@pytest.mark.parametrize("fault", FAULTS[:-1])  # who reads does not wait for the chain
+async def test_what_only_reads_is_refused_in_time_too(target: Target, fault: Fault) -> None:
+    form = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
+    async with httpx.AsyncClient(base_url=target.service.url, timeout=30) as client:
+        async with fault(target):
+            began = time.monotonic()
+            ready, refused = await asyncio.gather(
+                client.get("/readyz"), client.post("/auth/token", data=form)
+            )
+            took = time.monotonic() - began
+        async with asyncio.timeout(BACK_SECONDS):
+            while (await client.get("/readyz")).status_code != 200:
+                pass
+        welcome = await client.post("/auth/token", data=form)
+
+    assert (ready.status_code, ready.json()["database"]) == (503, "failing")
+    assert (refused.status_code, refused.json()["error"]) == (503, "temporarily_unavailable")
+    assert took < AWAY_SECONDS
+    assert welcome.status_code == 200
+
+
+async def test_a_token_whose_row_cannot_be_written_is_dropped(target: Target) -> None:
+    upstream = target.stage.upstream
+    asked, minted = len(upstream.asked), len(upstream.minted)
+    upstream.delay_seconds = 0.5
+    async with httpx.AsyncClient(headers=target.stage.headers, timeout=30) as client:
+        mint = asyncio.create_task(client.post(target.service.url + TOKEN))
+        await upstream.reached(asked + 1)
+        async with frozen(target):
+            answer = await mint
+    upstream.delay_seconds = 0.02
+
+    assert answer.status_code == 503
+    assert len(upstream.minted) == minted + 1
+    assert upstream.minted[-1] not in answer.text
+    await target.stage.check()
+
+
+async def test_a_server_that_stutters_slows_minting_down_and_no_more(target: Target) -> None:
+    async def stutter() -> None:
+        for _ in range(10):
+            async with frozen(target):
+                await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
+
+    async with load(target.stage, target.service) as callers:
+        began, before = time.monotonic(), callers.answers[200]
+        await stutter()
+        assert callers.answers[200] > before + 20
+
+    assert callers.answers.keys() <= {200, 503}
+    assert callers.slowest_refusal_seconds(since=began) < AWAY_SECONDS
+    await target.stage.check()
+
+
+async def test_waiting_for_the_chain_does_not_use_up_the_connections(target: Target) -> None:
+    async with load(target.stage, target.service) as callers, stalled(target):
+        await callers.refused(80)  # four times each, and each time the writer gave up a connection
+        ours = await target.sql(f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}")
+
+    assert isinstance(ours, int)
+    assert ours <= MOST_CONNECTIONS
+
+
+async def test_sigterm_ends_the_service_in_time_while_the_server_is_frozen(target: Target) -> None:
+    with target.stage.serving() as another:
+        async with load(target.stage, another), frozen(target):
+            began = time.monotonic()
+            another.process.terminate()
+            await asyncio.to_thread(another.process.wait, timeout=DRAINED_SECONDS)
+            took = time.monotonic() - began
+
+    assert took < DRAINED_SECONDS
+    await target.stage.check()
+
+
+async def test_after_all_that_its_log_is_whole_and_its_own_log_tells_of_no_bug(
+    target: Target,
+) -> None:
+    await target.stage.check()
+    verified = await asyncio.to_thread(target.service.run, "audit", "verify")
+
+    assert verified.returncode == 0, verified.stdout
+    assert "Traceback" not in target.service.stdout.read_text() + target.service.banner
