@@ -22,12 +22,12 @@ check: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not outside" -q
+	$(BIN)/pytest -m "not outside and not slow" -q
 
 test: check
 	$(BIN)/python -m tests.chromium
 	$(BIN)/python -m tests.clients.installed
-	$(BIN)/pytest -m outside
+	$(BIN)/pytest -m "outside or slow"
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.bench

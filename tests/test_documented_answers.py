@@ -42,6 +42,8 @@ from tests.openapi_document import (
     openapi,
 )
 
+pytestmark = pytest.mark.slow
+
 PROFILES = Path(__file__).parents[1] / "examples" / "profiles.toml"
 EMAIL = "ada@example.com"
 FORM = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}

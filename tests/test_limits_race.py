@@ -20,7 +20,7 @@ from tests.log_rows import outcomes, rows
 AT_ONCE = 200
 LIMIT = 10
 
-pytestmark = [on_sqlite]  # the counts are in memory
+pytestmark = [on_sqlite, pytest.mark.slow]  # the counts are in memory
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -16,6 +17,8 @@ from app.base.errors import InvalidCursor, UnsupportedMediaType
 from app.web.audit import EventQuery
 from app.web.client_address import client_address
 from app.web.door import _check_media_type, _request_id
+
+pytestmark = pytest.mark.slow
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fe80::/10"))
 

@@ -22,6 +22,8 @@ from tests.fakes import FakeOpenAI
 from tests.log_rows import rows
 from tests.openapi_document import ASKING, OPERATIONS, Operation
 
+pytestmark = pytest.mark.slow
+
 AREAS = {
     "/admin/": {"admin"},
     "/audit/": {"audit:read"},

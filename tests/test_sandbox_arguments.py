@@ -12,6 +12,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 from app.sandbox.arguments import MOST_CHARACTERS, arguments_for
 from tests.test_sandbox_hostile_input import JSON_VALUES
 
+pytestmark = pytest.mark.slow
+
 CITY = {"type": "string", "enum": ["Berlin", "Paris"]}
 
 

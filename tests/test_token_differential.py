@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc import jwt
@@ -32,6 +33,8 @@ from tests.forged_tokens import (
     encode,
     forge,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def second_opinion(token: str, *, now: int = UNIX_NOW) -> Claims:
