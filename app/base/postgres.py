@@ -163,12 +163,13 @@ async def _checked_out(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         # No `asyncio.timeout`: it would wait while SQLAlchemy takes its leave of a frozen server.
         done, _ = await asyncio.wait({checkout}, timeout=CONNECT_SECONDS)
-    finally:
-        checkout.cancel()  # does nothing to what is done
-    if not done:
-        raise TimeoutError("the server does not answer")
-    await checkout
-    try:
+        if not done:
+            raise TimeoutError("the server does not answer")
+        await checkout
         yield connection
     finally:
-        await connection.close()
+        checkout.cancel()  # does nothing to what is done
+        # Asked of the connection, not of how far this came: the pool may have handed it over just
+        # when the caller was cancelled.
+        if connection.sync_connection is not None:
+            await connection.close()
