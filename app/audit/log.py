@@ -7,7 +7,7 @@ disk serves 50 rows.
 
 import abc
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -36,13 +36,15 @@ class AlreadyRecorded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Finds rows by key, in the drivers' own words: the hot path goes past SQLAlchemy."""
+    """Finds rows by key, many at once and past SQLAlchemy: the hot path asks for them.
 
-    sqlite: str
-    """One row; the key is ``?``."""
+    Args:
+        columns: Names with their tables; the key comes first, and is unique. Text and integers.
+        source: What stands behind FROM.
+    """
 
-    postgres: str
-    """The rows of many keys, ``ANY($1)``; the key is the first column."""
+    columns: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,25 @@ class Item:
             self.done.set_exception(self.fault)
             if self.abandoned:
                 self.done.exception()  # nobody listens any more; that is no news
+
+
+def allowed(items: Iterable[Item], found: Mapping[str, Sequence[Any]]) -> list[Item]:
+    """Return the *items* whose guards let them pass; the others get their refusal.
+
+    Args:
+        items: Without changes.
+        found: The rows that the guards ask for, by key.
+    """
+    passed = []
+    for item in items:
+        try:
+            if item.guard is not None:
+                item.guard.judge(found.get(item.guard.key))
+        except Exception as refusal:  # noqa: BLE001 - it is the caller's
+            item.fault = refusal
+        else:
+            passed.append(item)
+    return passed
 
 
 class Writer(abc.ABC):
