@@ -80,8 +80,12 @@ class Item:
             self.done.set_result(self.result)
         else:
             self.done.set_exception(self.fault)
-            if self.abandoned:
-                self.done.exception()  # nobody listens any more; that is no news
+
+    def give_up(self) -> None:
+        """Tell the caller that it took too long; what the writer has not begun, it leaves out."""
+        if not self.done.done():
+            self.abandoned = True
+            self.done.set_exception(AuditUnavailable(retry_after_seconds=2))
 
 
 def allowed(items: Iterable[Item], found: Mapping[str, Sequence[Any]]) -> list[Item]:
@@ -152,20 +156,22 @@ class Log:
     ) -> Any:
         """Commit *change* and append *events*, both or neither, and return what *change* returned.
 
+        The write goes on when whoever waits for it is cancelled.
+
         Raises:
             AuditUnavailable: Not known to be written within `PATIENCE_SECONDS`.
             AlreadyRecorded: The attempt already has its outcome row.
             Exception: Whatever *change* or *guard* raised; nothing was written.
         """
-        item = Item(events, change, guard, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        item = Item(events, change, guard, loop.create_future())
         self._writer.put(item)
+        patience = loop.call_later(PATIENCE_SECONDS, item.give_up)
         try:
             with self._metrics.waiting("log"):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    return await asyncio.shield(item.done)
-        except TimeoutError:
-            item.abandoned = True  # what the writer has not begun, it leaves out
-            raise AuditUnavailable(retry_after_seconds=2) from None
+                return await item.done
+        finally:
+            patience.cancel()
 
     async def close(self) -> None:
         """Write what waits, then stop the writer."""

@@ -1,12 +1,9 @@
-"""Identifiers: a prefix that says what is named, and 128 random bits."""
+"""Identifiers: a prefix that says what is named, and 130 random bits."""
 
-import base64
 import os
 import re
 
-_TO_CROCKFORD = bytes.maketrans(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-)
+_DIGITS = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8  # Crockford's 32, for each value of a byte
 _PATTERN = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -16,8 +13,8 @@ def new_id(prefix: str) -> str:
     Args:
         prefix: Three lower-case letters that say what is named.
     """
-    digits = base64.b32encode(os.urandom(16))[:26].translate(_TO_CROCKFORD)
-    return f"{prefix}_{digits.decode('ascii')}"
+    # 5 bits from each byte: 26 digits hold 130.
+    return f"{prefix}_{os.urandom(26).translate(_DIGITS).decode('ascii')}"
 
 
 def is_id(text: str, prefix: str) -> bool:

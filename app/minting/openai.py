@@ -123,7 +123,10 @@ class OpenAI:
         url = httpx.URL(base_url)
         if url.userinfo:
             raise ValueError("the base URL must not carry a user name or password")
-        self._base_url = base_url.rstrip("/")
+        base_url = base_url.rstrip("/")
+        # Made once: to parse an address costs httpx as much as to send a request.
+        self._client_secrets_url = httpx.URL(base_url + "/realtime/client_secrets")
+        self._models_url = httpx.URL(base_url + "/models")
         self._api_key = api_key
         self._organization = organization
         self._project = project
@@ -161,7 +164,7 @@ class OpenAI:
         began, started = self._clock(), time.monotonic()
         answer = await self._ask(
             "POST",
-            "/realtime/client_secrets",
+            self._client_secrets_url,
             headers={
                 "OpenAI-Safety-Identifier": safety_identifier,
                 "X-Client-Request-Id": client_request_id,
@@ -193,7 +196,7 @@ class OpenAI:
         Source: OpenAI API reference, `GET /v1/models`.
         """
         try:
-            answer = await self._ask("GET", "/models", limit_bytes=MODELS_LIMIT_BYTES)
+            answer = await self._ask("GET", self._models_url, limit_bytes=MODELS_LIMIT_BYTES)
             if answer.status != HTTPStatus.OK:
                 raise refusal(answer, now=self._clock())
             models = answer.content.get("data")
@@ -217,7 +220,7 @@ class OpenAI:
     async def _ask(
         self,
         method: str,
-        path: str,
+        url: httpx.URL,
         *,
         headers: Mapping[str, str] | None = None,
         content: Mapping[str, Any] | None = None,
@@ -225,7 +228,7 @@ class OpenAI:
     ) -> Answer:
         request = httpx.Request(
             method,
-            self._base_url + path,
+            url,
             headers={**self._standing_headers(), **(headers or {})},
             json=content,
         )

@@ -25,15 +25,20 @@ from app.base.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from app.identity.callers import Caller
 from app.minting.catalogue import Model, SessionType, Transport, TurnDetection
 from app.minting.mint import Minted
 from app.minting.profiles import LONGEST_VARIABLE, SHORTEST_TTL_SECONDS, Profile, Wish
 from app.minting.session_shape import VOICES
+from app.runtime import Runtime
 from app.web.callers import MintingCaller, ProfileCaller, RuntimeDep
 from app.web.problems import problem_responses
 from app.web.schema import Absent, Answer, Asked, success
 
 router = APIRouter(prefix="/realtime", tags=["Realtime"])
+
+NOT_STORED = {"Cache-Control": "no-store"}
+"""Goes with every token, as RFC 6749 section 5.1 asks."""
 
 
 class TokenRequest(Asked):
@@ -331,9 +336,13 @@ async def mint_token(
 
     Leave the body out, or send null, to take the profile `default` as it is.
     """
-    minted = await runtime.minter.mint(caller, _wish(wish or TokenRequest()))
-    response.headers["Cache-Control"] = "no-store"  # RFC 6749 section 5.1
-    return TokenResponse.of(minted)
+    response.headers.update(NOT_STORED)
+    return await mint(caller, runtime, wish)
+
+
+async def mint(caller: Caller, runtime: Runtime, wish: TokenRequest | None) -> TokenResponse:
+    """Mint one client secret for *caller*; see `Minter.mint` for what it raises."""
+    return TokenResponse.of(await runtime.minter.mint(caller, _wish(wish or TokenRequest())))
 
 
 @router.get(
