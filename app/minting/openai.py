@@ -18,6 +18,7 @@ text, the address or a proxy's password hangs below them as cause or context.
 
 import asyncio
 import ipaddress
+import json
 import re
 import ssl
 import time
@@ -166,6 +167,7 @@ class OpenAI:
             "POST",
             self._client_secrets_url,
             headers={
+                "Content-Type": "application/json",
                 "OpenAI-Safety-Identifier": safety_identifier,
                 "X-Client-Request-Id": client_request_id,
             },
@@ -226,12 +228,16 @@ class OpenAI:
         content: Mapping[str, Any] | None = None,
         limit_bytes: int,
     ) -> Answer:
+        body = json.dumps(content, separators=(",", ":")).encode() if content else b""
         request = httpx.Request(
             method,
             url,
             headers={**self._standing_headers(), **(headers or {})},
-            json=content,
+            # Given as a stream it stays as it is: httpx adds no headers, at the cost of a look at
+            # each that is there, and the transport adds those that it needs.
+            stream=httpx.ByteStream(body),
         )
+        request.read()
         problem: UpstreamProblem
         try:
             async with asyncio.timeout(self._deadline_seconds):
@@ -314,7 +320,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request.method,
                 str(request.url),
                 headers=request.headers,
-                data=await request.aread() or None,
+                data=request.content or None,
                 allow_redirects=False,
             )
         except aiohttp.ConnectionTimeoutError:
