@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
+import uvloop
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -46,6 +47,11 @@ CANARY_KEY = "sk-proj-canaryCANARYcanaryCANARY0123456789"
 
 for name in Settings.model_fields:  # what the developer's shell says must not reach the tests
     os.environ.pop(name.upper(), None)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the loop that the service runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

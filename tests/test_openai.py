@@ -4,19 +4,14 @@ import asyncio
 import importlib.util
 import json
 import socket
-import ssl
 import sys
-from datetime import UTC, date, datetime, timedelta
-from ipaddress import ip_address
+from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from openai.types.realtime import ClientSecretCreateParams
 from pydantic import SecretStr, TypeAdapter
 
@@ -48,6 +43,7 @@ from tests.upstreams import (
     mint,
     openai_error,
     problem_of,
+    self_signed,
 )
 
 MINT_PATH = "/v1/realtime/client_secrets"
@@ -329,37 +325,6 @@ async def test_connections_are_used_again_and_cookies_are_not_kept() -> None:
 
 
 # TLS
-
-
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """Return the server's side of TLS for 127.0.0.1, its certificate being in *folder*."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
 
 
 @pytest.mark.parametrize("trusted", [True, False])

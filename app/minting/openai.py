@@ -23,14 +23,13 @@ import re
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import httpx
 from pydantic import SecretStr
 
@@ -42,14 +41,11 @@ from app.base.errors import (
     UpstreamUnavailable,
 )
 from app.minting.answers import Answer, json_object, plain_id, refusal, unreadable
+from app.minting.connections import CannotConnect, ConnectionLost, Connections, NotHttp
 from app.settings import SettingsFault
 
 CONNECT_SECONDS = 2.0
 """Longest wait for one connection: look-up, TCP, proxy and TLS together."""
-
-KEEPALIVE_SECONDS = 4.0
-"""How long an idle connection is kept: less than servers do (5 s is the least in common use), so
-that a request seldom meets a connection that is just being closed."""
 
 ANSWER_LIMIT_BYTES = 64 * 1024
 MODELS_LIMIT_BYTES = 1024 * 1024  # an organization's fine-tuned models are listed too
@@ -133,7 +129,7 @@ class OpenAI:
         self._project = project
         self._deadline_seconds = deadline_seconds
         self._clock = clock
-        self._transport = transport or AiohttpTransport(
+        self._transport = transport or Transport(
             url,
             # Both attempts to connect fit into half of the time, so whatever runs into the
             # deadline has been sent, and what has not been sent never counts as minted.
@@ -236,6 +232,7 @@ class OpenAI:
             # Given as a stream it stays as it is: httpx adds no headers, at the cost of a look at
             # each that is there, and the transport adds those that it needs.
             stream=httpx.ByteStream(body),
+            extensions={"limit_bytes": limit_bytes},
         )
         request.read()
         problem: UpstreamProblem
@@ -281,13 +278,12 @@ class OpenAI:
         return Answer(response.status_code, response.headers, json_object(body or b""))
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Carries httpx requests over aiohttp's connection pool (docs/decisions/0001).
+class Transport(httpx.AsyncBaseTransport):
+    """Carries httpx requests over `Connections` (docs/decisions/0001-http-transport.md).
 
-    Its errors tell what happened to the request: ConnectError and ConnectTimeout, that nothing of
-    it was sent; RemoteProtocolError, that what came back is not HTTP; ReadError, that the
-    connection was lost. aiohttp itself repeats a request on a fresh connection only for idempotent
-    methods, so never a POST.
+    Its errors tell what happened to the request: ConnectError, that nothing of it was sent;
+    RemoteProtocolError, that what came back is not HTTP; ReadError, that the connection was lost.
+    It sends nothing twice.
 
     Args:
         url: Where the requests will go. Its scheme and host decide on TLS and on a proxy.
@@ -299,64 +295,40 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, url: httpx.URL, *, connect_seconds: float) -> None:
-        proxy = environment_proxy(url)  # before anything is open that would have to be closed
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,  # Admission bounds the mints before they come here
-                keepalive_timeout=KEEPALIVE_SECONDS,
-                ssl=trusted_roots() if url.scheme == "https" else True,
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,  # would look for proxies in each request, and for passwords in .netrc
-            proxy=proxy,
+        secure = url.scheme == "https"
+        self._connections = Connections(
+            url.raw_host.decode("ascii"),
+            url.port or (443 if secure else 80),
+            tls=trusted_roots() if secure else None,
+            proxy=environment_proxy(url),
+            connect_seconds=connect_seconds,
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send *request* and return the answer as soon as its headers are there."""
+        """Send *request*, whose body has been read, and return the whole answer."""
+        lines = [b"%b: %b\r\n" % field for field in request.headers.raw]
+        lines.append(b"Host: %b\r\n" % request.url.netloc)
         try:
-            answer = await self._session.request(
+            reply = await self._connections.ask(
                 request.method,
-                str(request.url),
-                headers=request.headers,
-                data=request.content or None,
-                allow_redirects=False,
+                request.url.raw_path.decode("ascii"),
+                b"".join(lines),
+                request.content,
+                limit_bytes=request.extensions["limit_bytes"],
             )
-        except aiohttp.ConnectionTimeoutError:
-            raise httpx.ConnectTimeout("no connection in time") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError):
+        except CannotConnect:
             raise httpx.ConnectError("no connection") from None
-        except aiohttp.ClientResponseError:
+        except NotHttp:
             raise httpx.RemoteProtocolError("the answer is not HTTP") from None
-        except aiohttp.ClientError:
-            raise httpx.ReadError("connection lost before the answer") from None
+        except ConnectionLost:
+            raise httpx.ReadError("connection lost before the end of the answer") from None
         return httpx.Response(
-            answer.status, headers=answer.raw_headers, stream=_AiohttpStream(answer)
+            reply.status, headers=reply.headers, stream=httpx.ByteStream(reply.body)
         )
 
     async def aclose(self) -> None:
-        """Close the pool."""
-        await self._session.close()
-
-
-class _AiohttpStream(httpx.AsyncByteStream):
-    """The body of an answer, as it arrives."""
-
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._answer.content.iter_any():
-                yield chunk
-        except aiohttp.ClientError:
-            raise httpx.ReadError("connection lost within the answer") from None
-
-    async def aclose(self) -> None:
-        # Read to its end, the answer has already given its connection back to the pool; otherwise
-        # the connection is closed here, together with whatever more would come.
-        self._answer.close()
+        """Close the idle connections."""
+        self._connections.close()
 
 
 def environment_proxy(url: httpx.URL) -> str | None:
