@@ -20,6 +20,7 @@ from app.minting.connections import (
 from tests.upstreams import Server, listening, self_signed
 
 OK = b"HTTP/1.1 200 OK\r\n"
+BODY = b"Content-Length: 4\r\n\r\nbody"
 
 
 @asynccontextmanager
@@ -116,15 +117,42 @@ async def test_what_is_no_answer(answer: bytes) -> None:
     [
         b"",
         OK,
-        OK + b"Content-Length: 5\r\n\r\nbody",
-        OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nbo",
         b"HTTP/1.1 100 Continue\r\n\r\n",
     ],
 )
-async def test_an_answer_that_breaks_off(answer: bytes) -> None:
+async def test_an_answer_that_does_not_begin(answer: bytes) -> None:
     async with saying(answer, hang_up=True) as server, to(server) as pool:
         with pytest.raises(ConnectionLost):
             await ask(pool)
+
+
+async def test_nor_does_it_on_a_connection_that_was_used_before() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.read(reader)
+        writer.write(OK + BODY)
+        await server.read(reader)
+
+    async with listening(handler) as server, to(server) as pool:
+        await ask(pool)
+
+        with pytest.raises(ConnectionLost):
+            await ask(pool)
+
+    assert (server.connections, len(server.requests)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"Content-Length: 5\r\n\r\nbody",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n",
+    ],
+)
+async def test_a_body_that_breaks_off_is_none(answer: bytes) -> None:
+    async with saying(answer, hang_up=True) as server, to(server) as pool:
+        reply = await ask(pool)
+
+    assert (reply.status, reply.body) == (200, b"")
 
 
 async def test_a_long_body_is_read_to_the_limit_and_not_much_further() -> None:
@@ -139,9 +167,6 @@ async def test_a_long_body_is_read_to_the_limit_and_not_much_further() -> None:
         reply = await ask(pool, limit_bytes=1_000_000)
 
     assert 1_000_000 < len(reply.body) < 2_000_000
-
-
-BODY = b"Content-Length: 4\r\n\r\nbody"
 
 
 @pytest.mark.parametrize(

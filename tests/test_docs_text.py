@@ -103,7 +103,8 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 
 def test_the_architecture_names_every_step_of_a_mint() -> None:
     steps = {
-        "app/web/realtime.py:mint_token",
+        "app/web/shortcut.py",
+        "app/web/callers.py:admit",
         "Callers.authenticate",
         "Minter.mint",
         "Profiles.session_for",

@@ -1,6 +1,8 @@
 """What session a caller gets from a profile, and what becomes of it when models come and go."""
 
 import hashlib
+import json
+import string
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from openai.types.realtime.client_secret_create_params import ClientSecretCreate
 from pydantic import TypeAdapter
 
 from app.base.errors import InvalidRequest, ModelRetired, OverrideNotAllowed, ProfileNotFound
-from app.minting.profiles import Wish
+from app.minting.profiles import MOST_SESSIONS, Wish
 from app.minting.session_shape import faults
 from tests.read_profiles import TODAY, TRANSCRIBERS_OFF, from_toml, profiles, session
 
@@ -157,12 +159,31 @@ def test_only_names_of_profiles_are_known(file: Path) -> None:
     assert read.known_name("<script>") is None
 
 
-def test_each_mint_has_a_session_of_its_own() -> None:
+def test_what_one_caller_chooses_no_other_gets() -> None:
+    read = profiles()
+    plain = read.session_for("user", Wish(), today=TODAY)
+    before = json.dumps(plain.session)
+
+    chosen = read.session_for(
+        "user", Wish(language="de", voice="cedar", ttl_seconds=20), today=TODAY
+    )
+    again = read.session_for("user", Wish(), today=TODAY)
+
+    assert chosen.session["audio"]["output"] == {"voice": "cedar"}
+    assert (chosen.language, chosen.ttl_seconds) == ("de", 20)
+    assert json.dumps(again.session) == before
+    assert (again.language, again.ttl_seconds) == (None, 60)
+
+
+def test_however_many_wishes_there_are_few_sessions_are_kept() -> None:
     read = profiles()
 
-    session(read)["audio"]["input"]["transcription"]["model"] = "changed"
+    for number in range(3 * MOST_SESSIONS):
+        letters = string.ascii_lowercase
+        language = letters[number % 26] + letters[number // 26 % 26]
+        read.session_for("user", Wish(language=language, ttl_seconds=10 + number % 50), today=TODAY)
 
-    assert session(read)["audio"]["input"]["transcription"]["model"] == "gpt-4o-mini-transcribe"
+    assert len(read._sessions) <= MOST_SESSIONS
 
 
 def test_the_digest_is_that_of_the_session_however_its_members_are_ordered() -> None:

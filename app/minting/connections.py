@@ -41,7 +41,7 @@ class CannotConnect(Exception):
 
 
 class ConnectionLost(Exception):
-    """The connection ended before the answer did. The request may have arrived."""
+    """The connection ended before the answer began. The request may have arrived."""
 
 
 class NotHttp(Exception):
@@ -50,7 +50,7 @@ class NotHttp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, read to its end, or to *limit_bytes* of its body and a little more."""
+    """An answer. Its body is whole, or longer than the limit, or empty when it broke off."""
 
     status: int
     headers: list[tuple[bytes, bytes]] = field(repr=False)
@@ -217,7 +217,8 @@ class _Connection(asyncio.Protocol):
 
     async def ask(self, request: bytes, limit_bytes: int) -> Reply:
         self._limit_bytes = limit_bytes
-        self._head_bytes = 0
+        self._received_bytes = self._head_bytes = 0
+        self._in_body = self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
         self._reply = asyncio.get_running_loop().create_future()
         self.transport.write(request)
@@ -242,23 +243,22 @@ class _Connection(asyncio.Protocol):
             self._end(NotHttp())
             return
         if not self._in_body:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+            self._received_bytes += len(data)
+            if self._received_bytes > MAX_HEAD_BYTES:
                 self._end(NotHttp())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
         if self._reply is None or self._reply.done():
             return
-        if self._until_close and exc is None:
-            self._end(None)
-        else:
+        if not self._in_body:
             self._end(ConnectionLost())
+            return
+        if exc is not None or not self._until_close:
+            self._body.clear()  # half of it may look like all of it
+        self._end(None)
 
     # From the parser ----------------------------------------------------------------------------
-
-    _in_body = False
-    _until_close = False
 
     def on_message_begin(self) -> None:
         if self._reply is None or self._reply.done():
@@ -268,6 +268,9 @@ class _Connection(asyncio.Protocol):
         self._in_body = self._until_close = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("the head is too long")  # stops the parser
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
