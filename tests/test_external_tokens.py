@@ -322,6 +322,13 @@ def test_nobody_but_the_issuer_itself_signs_for_it(bench: Bench) -> None:
     assert len(tried) == 28
 
 
+def test_where_both_algorithms_are_taken_the_header_names_that_of_the_key(bench: Bench) -> None:
+    curve, claims = bench.rsa.keys[0], SHAPES["supabase"]
+
+    assert bench.taken(curve.token(claims))
+    assert not bench.taken(curve.token(claims, {"alg": "RS256", "kid": curve.kid}))
+
+
 # The header and the spelling
 
 

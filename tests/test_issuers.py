@@ -329,6 +329,11 @@ async def test_keys_that_are_not_for_us_stand_beside_those_that_are(
     assert not await taken(issuers, provider, SigningKey(RSA_KEYS[0], "key-0"))
 
 
+async def test_keys_of_an_algorithm_that_is_not_configured_do_not_count(opening: Opening) -> None:
+    async with opening(algorithms=["ES256"]) as issuers:
+        assert "has no key for ES256; an issuer" in await fault_of(issuers)
+
+
 @pytest.mark.slow
 async def test_an_issuer_that_drips_is_given_up_after_five_seconds(clock: StandingClock) -> None:
     async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", hang=True) as server:
