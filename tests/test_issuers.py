@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from structlog.testing import capture_logs
 
@@ -17,7 +19,8 @@ from app.identity.issuer_settings import Issuer
 from app.identity.issuers import LIMIT_BYTES, Issuers, Resolve, _Door
 from tests.clock import StandingClock
 from tests.oidc_provider import RSA_KEYS, Provider, SigningKey, number, providing
-from tests.upstreams import answering, http, http_json
+from tests.test_openai import self_signed
+from tests.upstreams import answering, http, http_json, listening
 
 Opening = Callable[..., AbstractAsyncContextManager[Issuers]]
 
@@ -447,6 +450,34 @@ async def test_loopback_is_for_issuers_that_the_operator_has_put_there() -> None
     assert "private address" in await refused_by("127.0.0.1")
     assert (await refused_by("127.0.0.1", nearby=True)).startswith("127.0.0.1 login")
     assert "private address" in await refused_by("10.0.0.1", nearby=True)
+
+
+@pytest.mark.parametrize("host", ["login.example.com", "evil.example.com"])
+async def test_the_certificate_has_to_be_that_of_the_name_whatever_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: StandingClock, host: str
+) -> None:
+    async def here(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.read(reader)
+        writer.write(jwks(FIRST))
+
+    tls = self_signed(tmp_path, x509.DNSName("login.example.com"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    async with listening(handler, tls=tls) as server:
+        url = f"https://{host}:{server.port}"
+        configured = Issuer(issuer=url, jwks_uri=f"{url}/jwks", audiences=["x"])
+        issuers = Issuers([configured], anywhere=True, clock=clock, metrics=Metrics(), resolve=here)
+        fault = await fault_of(issuers)
+        await issuers.aclose()
+
+    if host == "login.example.com":
+        assert fault == ""
+        assert server.requests[0].headers["host"] == f"{host}:{server.port}"
+    else:
+        assert "cannot be reached: ConnectError" in fault
+        assert server.requests == []
 
 
 async def test_a_host_without_an_address_is_said_to_have_none(
