@@ -24,10 +24,13 @@ from app.audit.search import Filters, Search, row_count, stored_rows
 from app.base.clock import system_clock, to_unix_microseconds
 from app.base.db import Database, DatabaseFault
 from app.base.errors import Problem
+from app.base.ids import is_id
 from app.base.keys import SecretFault
 from app.base.logs import configure_logging
-from app.base.metrics import share_between_workers
+from app.base.metrics import Metrics, share_between_workers
 from app.identity.callers import Caller, Origin
+from app.identity.external_users import ExternalUser
+from app.identity.issuer_settings import read_issuers
 from app.identity.sign_in import GrantRefused
 from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app, sandbox_models
@@ -37,6 +40,7 @@ from app.runtime import (
     Runtime,
     database_of,
     installation_secret,
+    issuers_of,
     open_runtime,
     openai_client,
 )
@@ -123,7 +127,7 @@ async def _announce(runtime: Runtime) -> None:
     lines += [f"  API docs   {url}/docs", f"  Health     {url}/readyz", ""]
     if settings.environment == "sandbox":
         lines += await _announce_sandbox(runtime)
-    elif not await runtime.users.all():
+    elif not runtime.issuers and not await runtime.users.all():
         lines += [
             "  Nobody can sign in yet. Make the first admin with:",
             "    .venv/bin/realtime-tokens users add YOU@EXAMPLE.COM --role admin",
@@ -203,16 +207,21 @@ async def _migrate(settings: Settings) -> str:
 
 @app.command()
 def check(
-    *, online: Annotated[bool, typer.Option(help="Also ask OpenAI whether the key works.")] = False
+    *,
+    online: Annotated[
+        bool, typer.Option(help="Also ask OpenAI whether the key works, and issuers for theirs.")
+    ] = False,
 ) -> None:
-    """Check settings, profiles and models without starting."""
+    """Check settings, profiles, models and issuers without starting."""
     settings = _settings()
     today = system_clock().date()
     profiles = Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
     for warning in profiles.warnings(today):
         out.print(f"note: {warning}")
+    read_issuers(settings)
     if online:
         asyncio.run(_check_online(settings))
+        asyncio.run(_check_issuers(settings))
     out.print("ok")
 
 
@@ -231,6 +240,20 @@ async def _check_online(settings: Settings) -> None:
             "the key does not see a mini realtime model"
             f" ({', '.join(model.id for model in live)}): allow it in the project's model settings"
         )
+
+
+async def _check_issuers(settings: Settings) -> None:
+    issuers = issuers_of(settings, clock=system_clock, metrics=Metrics())
+    if issuers is None:
+        return
+    try:
+        faults = await issuers.look()
+    finally:
+        await issuers.aclose()
+    for issuer in (name for name, fault in faults.items() if not fault):
+        out.print(f"the keys of {issuer} are there")
+    if lines := [f"the keys of {name}: {fault}" for name, fault in faults.items() if fault]:
+        _fail(*lines)
 
 
 @app.command()
@@ -307,25 +330,43 @@ def add_user(
 
 @users_cli.command("list")
 def list_users() -> None:
-    """List all users, oldest first."""
-    table = Table("id", "email", "role", "created", "disabled", box=None)
-    for user in _with_users(lambda runtime: runtime.users.all()):
+    """List all users, oldest first; those of external issuers by what these call them."""
+
+    async def everybody(runtime: Runtime) -> list[User | ExternalUser]:
+        both: list[User | ExternalUser] = [*await runtime.users.all()]
+        both += await runtime.external_users.all()
+        return sorted(both, key=lambda user: user.created_at)
+
+    table = Table("id", "email or subject", "role", "issuer", "created", "disabled", box=None)
+    for user in _with_users(everybody):
+        if isinstance(user, User):
+            who = (user.email, str(user.role), "")
+        else:
+            who = (user.subject, "", user.issuer)
         disabled = f"{user.disabled_at:%Y-%m-%d %H:%M}" if user.disabled_at else ""
-        table.add_row(user.id, user.email, user.role, f"{user.created_at:%Y-%m-%d %H:%M}", disabled)
+        table.add_row(user.id, *who, f"{user.created_at:%Y-%m-%d %H:%M}", disabled)
     out.print(table)
 
 
+async def _switch(runtime: Runtime, who: str, *, on: bool) -> User | ExternalUser:
+    holder = runtime.external_users if is_id(who, "usr") else runtime.users
+    return await (holder.enable if on else holder.disable)(who, by=OPERATOR)
+
+
+Who = Annotated[str, typer.Argument(help="An address; the usr_… of an external issuer's user.")]
+
+
 @users_cli.command("disable")
-def disable_user(email: str) -> None:
+def disable_user(who: Who) -> None:
     """Stop a user at once: no mint that begins later succeeds."""
-    user = _with_users(lambda runtime: runtime.users.disable(email, by=OPERATOR))
+    user = _with_users(lambda runtime: _switch(runtime, who, on=False))
     typer.echo(f"{user.id} is disabled")
 
 
 @users_cli.command("enable")
-def enable_user(email: str) -> None:
+def enable_user(who: Who) -> None:
     """Let a user act again, after a new sign-in."""
-    user = _with_users(lambda runtime: runtime.users.enable(email, by=OPERATOR))
+    user = _with_users(lambda runtime: _switch(runtime, who, on=True))
     typer.echo(f"{user.id} is enabled")
 
 

@@ -24,6 +24,10 @@ from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
+from app.identity.external_tokens import ExternalTokens
+from app.identity.external_users import ExternalUsers
+from app.identity.issuer_settings import read_issuers
+from app.identity.issuers import Issuers
 from app.identity.passwords import Passwords
 from app.identity.sign_in import SignIn
 from app.identity.sign_out import SignOut
@@ -57,6 +61,8 @@ class Runtime:
     access_tokens: AccessTokens
     callers: Callers
     users: Users
+    issuers: Issuers | None
+    external_users: ExternalUsers
     sign_in: SignIn
     sign_out: SignOut
     catalogue: Catalogue
@@ -132,6 +138,7 @@ async def open_runtime(
     Raises:
         DatabaseFault: The database is missing, not migrated, or of the other environment.
         ProfilesFault: The profiles cannot be used.
+        SettingsFault: The issuers, or what the environment says of proxies, cannot be used.
     """
     secret = installation_secret(settings)
     catalogue = Catalogue.built_in()
@@ -159,9 +166,13 @@ async def open_runtime(
         stack.push_async_callback(log.close)
         openai = openai or openai_client(settings, secret)
         stack.push_async_callback(openai.aclose)
+        issuers = issuers_of(settings, clock=clock, metrics=metrics)
+        if issuers is not None:
+            stack.push_async_callback(issuers.aclose)
         denials = Denials(log, clock=clock)
         stack.push_async_callback(denials.settle, all_of_them=True)
         users = Users(database=database, log=log, passwords=passwords, clock=clock)
+        external_users = ExternalUsers(database=database, log=log, clock=clock)
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
         yield Runtime(
             settings=settings,
@@ -172,9 +183,17 @@ async def open_runtime(
             denials=denials,
             access_tokens=access_tokens,
             callers=Callers(
-                access_tokens=access_tokens, database=database, denials=denials, clock=clock
+                access_tokens=access_tokens,
+                external=(ExternalTokens(issuers, clock=clock), external_users)
+                if issuers
+                else None,
+                database=database,
+                denials=denials,
+                clock=clock,
             ),
             users=users,
+            issuers=issuers,
+            external_users=external_users,
             sign_in=SignIn(
                 users=users,
                 passwords=passwords,
@@ -250,6 +269,9 @@ async def housekeeping(
                 ("sign-ins", runtime.sign_out.forget_expired),
             )
         ]
+        if runtime.issuers is not None:
+            fetching = _for_ever(runtime.issuers.refresh, pause_seconds, at_once=True)
+            chores.append(tasks.create_task(fetching, name="issuers"))
         try:
             yield
         finally:
@@ -257,15 +279,31 @@ async def housekeeping(
                 chore.cancel()
 
 
-async def _for_ever(chore: Callable[[], Awaitable[object]], pause_seconds: float) -> None:
+async def _for_ever(
+    chore: Callable[[], Awaitable[object]], pause_seconds: float, *, at_once: bool = False
+) -> None:
+    await asyncio.sleep(0 if at_once else pause_seconds)
     while True:
-        await asyncio.sleep(pause_seconds)
         try:
             await chore()
         except AuditUnavailable:
-            continue  # whoever noticed has said so
+            pass  # whoever noticed has said so
         except Exception:  # noqa: BLE001 - the next round tries again; a database that is away comes back
             structlog.get_logger(__name__).exception("housekeeping_failed")
+        await asyncio.sleep(pause_seconds)
+
+
+def issuers_of(settings: Settings, *, clock: Clock, metrics: Metrics) -> Issuers | None:
+    """Return the external issuers that the settings name, if there are any.
+
+    Raises:
+        SettingsFault: They cannot be used.
+    """
+    configured = read_issuers(settings)
+    if not configured:
+        return None
+    anywhere = settings.allow_private_issuers
+    return Issuers(configured, anywhere=anywhere, clock=clock, metrics=metrics)
 
 
 def openai_client(settings: Settings, secret: bytes) -> OpenAI:

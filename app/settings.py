@@ -118,6 +118,15 @@ class Settings(BaseSettings):
     access_token_key_generation: int = Field(default=1, ge=1)
     """Which key signs access tokens; the one before stays good. Add 1 to change the key."""
 
+    issuers: Annotated[tuple[str, ...], NoDecode] = ()
+    """Identity providers whose tokens are taken, separated by blanks: `supabase:PROJECT`, …"""
+
+    issuers_file: Path | None = None
+    """TOML file with more of them, see [any other issuer](docs/issuers/other.md)."""
+
+    allow_private_issuers: bool = False
+    """Let their keys be fetched from private addresses, and over `http://`."""
+
     app_env: Literal["development", "production"] = "development"
     """`production` refuses to start in the sandbox."""
 
@@ -236,6 +245,11 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, value: Any) -> Any:
         return _split(value) if isinstance(value, str) else value
+
+    @field_validator("issuers", mode="before")
+    @classmethod
+    def _presets(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod

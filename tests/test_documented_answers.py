@@ -20,8 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from app.base.db import Database
-from app.base.errors import Conflict, MethodNotAllowed, every_problem
+from app.base.errors import MethodNotAllowed, every_problem
 from app.identity.callers import Origin
+from app.identity.external_tokens import ExternalTokens
+from app.identity.issuer_settings import Issuer
+from app.identity.issuers import Issuers
 from app.identity.refresh_tokens import refresh_tokens
 from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app
@@ -32,6 +35,7 @@ from app.web.door import MAX_BODY_BYTES
 from tests.clock import StandingClock
 from tests.conftest import PASSWORD, as_served, played
 from tests.fakes import FakeOpenAI
+from tests.oidc_provider import SigningKey, providing
 from tests.openapi_document import (
     ASKING,
     OPERATIONS,
@@ -47,6 +51,7 @@ pytestmark = pytest.mark.slow
 PROFILES = Path(__file__).parents[1] / "examples" / "profiles.toml"
 EMAIL = "ada@example.com"
 FORM = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
+NOWHERE = "http://127.0.0.1:9/realms/nowhere"  # nobody serves the port of the discard protocol
 REFRESH_TOKEN = "rtr_" + "a" * 43
 
 
@@ -149,6 +154,22 @@ async def full(stage: Stage) -> dict[str, str]:
     return await stage.bearer()
 
 
+async def of_an_issuer_that_is_away(_: Stage) -> dict[str, str]:
+    token = SigningKey().token({"iss": NOWHERE})
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def signed_in_elsewhere(stage: Stage) -> dict[str, str]:
+    clock, runtime = stage.runtime.clock, stage.runtime
+    async with providing(clock) as provider:
+        configured = [Issuer.model_validate(provider.table())]
+        issuers = Issuers(configured, anywhere=False, clock=clock, metrics=runtime.metrics)
+        await issuers.refresh()
+        await issuers.aclose()
+    runtime.callers._external = (ExternalTokens(issuers, clock=clock), runtime.external_users)
+    return {"Authorization": f"Bearer {provider.token()}"}
+
+
 async def impatient(stage: Stage) -> dict[str, str]:
     for middleware in stage.app.user_middleware:
         if "body_seconds" in middleware.kwargs:
@@ -211,6 +232,12 @@ def cases() -> Iterator[Case]:
         yield Case(operation, "invalid_token", forged)
         yield Case(operation, "insufficient_scope", with_scopes(wrong))
         yield Case(operation, "user_disabled", disabled)
+        yield Case(
+            operation,
+            "issuer_unavailable",
+            of_an_issuer_that_is_away,
+            settings={"issuers": (f"keycloak:{NOWHERE.replace('/realms/', ':')}:audience",)},
+        )
     yield from minting_cases()
     yield from signing_in_cases()
     yield from signing_out_cases()
@@ -273,6 +300,7 @@ def signing_out_cases() -> Iterator[Case]:
     yield Case(sign_out, "invalid_request", unknown, {"data": {"token": ""}})
     yield Case(sign_out, "audit_unavailable", signed_in_without_a_log, one_of_ours)
     yield Case(everywhere, "audit_unavailable", without_a_log)
+    yield Case(everywhere, "conflict", signed_in_elsewhere)
 
 
 CASES = list(cases())
@@ -311,8 +339,8 @@ def test_every_kind_of_problem_is_described_somewhere() -> None:
     described = {code for operation in OPERATIONS.values() for code in operation.codes}
     kinds = {kind.code for kind in every_problem()}
 
-    # A wrong method is no operation's problem, and commands alone can be in conflict so far.
-    assert kinds - described == {MethodNotAllowed.code, Conflict.code}
+    # A wrong method is no operation's problem.
+    assert kinds - described == {MethodNotAllowed.code}
     assert f"`{MethodNotAllowed.code}`" in openapi()["info"]["description"]
 
 

@@ -205,6 +205,7 @@ def test_the_documentation_has_every_metric() -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
     metrics = Metrics()
     metrics.watch_models(dict)
+    metrics.watch_issuers(dict)
 
     names = re.findall(r"^# TYPE (\w+) ", metrics.exposition().decode(), flags=re.MULTILINE)
 

@@ -181,8 +181,9 @@ async def problem_of(openai: OpenAI) -> UpstreamProblem:
     return problem
 
 
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """Return the server's side of TLS for 127.0.0.1, its certificate being in *folder*."""
+def self_signed(folder: Path, host: x509.GeneralName | None = None) -> ssl.SSLContext:
+    """Return the server's side of TLS, its certificate for 127.0.0.1 or *host* in *folder*."""
+    host = host or x509.IPAddress(ip_address("127.0.0.1"))
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     certificate = (
@@ -193,9 +194,7 @@ def self_signed(folder: Path) -> ssl.SSLContext:
         .serial_number(1)
         .not_valid_before(datetime.now(UTC) - timedelta(days=1))
         .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
+        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )

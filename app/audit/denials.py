@@ -51,7 +51,8 @@ class Denials:
         guesses at many accounts is one caller.
         """
         ip = event.personal.ip if event.personal else None
-        key = event.actor if event.sign_in else network_of(ip) if ip else None
+        known = event.sign_in or event.credential
+        key = event.actor if known else network_of(ip) if ip else None
         key = key or _EVERYBODY_ELSE
         if key not in self._windows and len(self._windows) >= self._most_windows:
             key = _EVERYBODY_ELSE

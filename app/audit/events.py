@@ -111,8 +111,8 @@ class Event:
     """One row to be. Members left at ``None`` are not written.
 
     ``actor`` is who did it (a user's id, or ``operator`` for the command line), ``target`` whom it
-    was done to when that is somebody else, ``credential`` the id of what was shown (a ``jti``),
-    ``sign_in`` the sign-in that gave it.
+    was done to when that is somebody else, ``credential`` the id of what was shown (a ``jti``, or
+    ``sha256:…`` of a token without one), ``sign_in`` the sign-in that gave it.
     """
 
     action: str  # noun.verb

@@ -8,7 +8,8 @@ Problem
 │              BodyTooLarge, UnsupportedMediaType, InvalidRequest, RateLimited, QuotaExceeded
 ├── OpenAI:    UpstreamProblem: UpstreamRejected, UpstreamMisconfigured, UpstreamInvalidResponse,
 │              UpstreamUnavailable, UpstreamRateLimited, UpstreamQuotaExhausted, UpstreamTimeout
-└── operator:  InternalError, AuditUnavailable, Overloaded, ModelRetired, MintingOff
+└── operator:  InternalError, AuditUnavailable, IssuerUnavailable, Overloaded, ModelRetired,
+               MintingOff
 """
 
 from collections.abc import Iterator, Sequence
@@ -310,6 +311,15 @@ class AuditUnavailable(Problem):
     code = "audit_unavailable"
     title = "The audit log cannot be written"
     advice = "Ask again in a moment; without its log the service gives out nothing."
+
+
+class IssuerUnavailable(Problem):
+    """The keys of the caller's identity provider are not there, so nobody can tell who they are."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "issuer_unavailable"
+    title = "The identity provider cannot be asked for its keys"
+    advice = "Try again in a moment; the token may well be good."
 
 
 class Overloaded(Problem):

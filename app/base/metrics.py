@@ -84,6 +84,12 @@ class Metrics:
             buckets=_ASKING,
             registry=own,
         )
+        self.issuer_fetches = Counter(
+            f"{PREFIX}_issuer_fetches",
+            "Fetches of an identity provider's keys, by issuer and result: ok or failed.",
+            ["issuer", "result"],
+            registry=own,
+        )
         depth = Gauge(
             f"{PREFIX}_queue_depth",
             "Who waits now, by queue: mints for a place, rows until they are on disk.",
@@ -155,6 +161,15 @@ class Metrics:
         """Show for each model how many days are left, asked anew whenever somebody looks."""
         self._shown.register(_ModelEnds(days_left))
 
+    def expect_issuer(self, issuer: str) -> None:
+        """Begin at zero for *issuer*, so that the first failure is an increase."""
+        for result in ("ok", "failed"):
+            self.issuer_fetches.labels(issuer, result)
+
+    def watch_issuers(self, key_ages: Callable[[], Mapping[str, float]]) -> None:
+        """Show for each issuer how old its keys are, in the process that is asked."""
+        self._shown.register(_IssuerKeys(key_ages))
+
     def exposition(self) -> bytes:
         """Return everything as Prometheus reads it, see `CONTENT_TYPE`."""
         if self._folder:
@@ -193,6 +208,21 @@ class _ModelEnds(Collector):
         for model, days in self._days_left().items():
             ends.add_metric([model], days)
         yield ends
+
+
+class _IssuerKeys(Collector):
+    def __init__(self, ages: Callable[[], Mapping[str, float]]) -> None:
+        self._ages = ages
+
+    def collect(self) -> Iterator[Metric]:
+        keys = GaugeMetricFamily(
+            f"{PREFIX}_issuer_keys_age_seconds",
+            "How long ago an identity provider's keys were fetched; none once they never were.",
+            labels=["issuer"],
+        )
+        for issuer, age in self._ages().items():
+            keys.add_metric([issuer], age)
+        yield keys
 
 
 def share_between_workers(folder: Path) -> None:

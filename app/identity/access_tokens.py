@@ -1,12 +1,9 @@
 """Our own access tokens: short-lived JWTs for the people who signed in here (RFC 9068).
 
-The only module that uses python-jose, and it uses its ECDSA keys alone: its JWT reader accepts
-what it should refuse (docs/decisions/0003-strict-token-wrapper.md). A token is taken when it is,
-byte for byte, one that this module would write, and nothing in it is parsed before its signature
-has been checked.
+A token is taken when it is, byte for byte, one that this module would write, and nothing in it is
+parsed before its signature has been checked (docs/decisions/0003-strict-token-wrapper.md).
 """
 
-import base64
 import hashlib
 import json
 import re
@@ -15,12 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from jose import jwk
 
 from app.base.clock import Clock
 from app.base.errors import InvalidToken
 from app.base.ids import is_id, new_id
 from app.base.keys import derive_key
+from app.identity.jose import es256_key, from_base64url, to_base64url
 
 MAX_TTL_SECONDS = 3600
 MAX_TOKEN_LENGTH = 4096
@@ -90,6 +87,10 @@ class AccessTokens:
         # typ or kid, crit, jku, jwk, a second spelling of the same) finds no key.
         self._keys = {key.header: key for key in keys}
 
+    def wrote(self, token: str) -> bool:
+        """Tell whether *token* claims to be one of ours, and `verify` is who decides about it."""
+        return token.partition(".")[0] in self._keys
+
     def issue(self, *, user_id: str, scope: str, sign_in_id: str) -> IssuedToken:
         """Return a new token for the user *user_id*.
 
@@ -111,9 +112,9 @@ class AccessTokens:
             "scope": scope,
             "sid": sign_in_id,
         }
-        payload = _to_base64url(_compact_json(claims).encode())
+        payload = to_base64url(_compact_json(claims).encode())
         signing_input = f"{self._signing_key.header}.{payload}"
-        signature = _to_base64url(self._signing_key.sign(signing_input))
+        signature = to_base64url(self._signing_key.sign(signing_input))
         return IssuedToken(f"{signing_input}.{signature}", jti, expires_at, self._ttl_seconds)
 
     def verify(self, token: str) -> Claims:
@@ -137,7 +138,7 @@ class AccessTokens:
         # Step 2: we signed it, and it is spelt as we spell it. That rules out repeated members,
         # NaN, other number forms and stray bytes without looking for them.
         try:
-            octets = _from_base64url(payload)
+            octets = from_base64url(payload)
             claims = json.loads(octets)
             as_we_write_it = _compact_json(claims).encode() == octets
         except (ValueError, RecursionError):
@@ -189,16 +190,16 @@ class _SigningKey:
     def __init__(self, secret: bytes, *, purpose: str) -> None:
         extra_random = int.from_bytes(derive_key(secret, purpose, length=48), "big")
         private_key = ec.derive_private_key(extra_random % (_ORDER - 1) + 1, _CURVE)
-        self._private = jwk.construct(private_key, "ES256")  # type: ignore[arg-type]  # the stubs forget key objects
+        self._private = es256_key(private_key)
         self._public = self._private.public_key()
 
         public = self._public.to_dict()
         # RFC 7638: the required members of an EC key, in this order, without spaces.
         essence = _compact_json({name: public[name] for name in ("crv", "kty", "x", "y")})
-        kid = _to_base64url(hashlib.sha256(essence.encode()).digest())
+        kid = to_base64url(hashlib.sha256(essence.encode()).digest())
         self.jwk = {**public, "kid": kid, "use": "sig"}
         header = {"alg": "ES256", "typ": "at+jwt", "kid": kid}
-        self.header = _to_base64url(_compact_json(header).encode())
+        self.header = to_base64url(_compact_json(header).encode())
 
     def sign(self, signing_input: str) -> bytes:
         """Return ``r ‖ s`` over *signing_input*, with the smaller of the two values of ``s``."""
@@ -213,7 +214,7 @@ class _SigningKey:
         smaller ``s`` is taken, so that a token has one spelling.
         """
         try:
-            r_and_s = _from_base64url(signature)
+            r_and_s = from_base64url(signature)
         except ValueError:
             return False
         return (
@@ -221,20 +222,3 @@ class _SigningKey:
             and int.from_bytes(r_and_s[32:], "big") <= _ORDER // 2
             and self._public.verify(signing_input.encode("ascii"), r_and_s)
         )
-
-
-def _to_base64url(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode("ascii")
-
-
-def _from_base64url(text: str) -> bytes:
-    """Return the bytes that *text* stands for.
-
-    Raises:
-        ValueError: *text* is not the one way to write them (RFC 7515 section 2: no padding, no
-            characters from outside the alphabet, unused bits zero).
-    """
-    octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if _to_base64url(octets) != text:
-        raise ValueError("not canonical base64url")
-    return octets

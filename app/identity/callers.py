@@ -21,6 +21,9 @@ from app.base.errors import (
     UserDisabled,
 )
 from app.identity.access_tokens import AccessTokens
+from app.identity.external_tokens import ExternalTokens
+from app.identity.external_users import STANDING as EXTERNAL_STANDING
+from app.identity.external_users import ExternalUsers, external_users
 from app.identity.users import SCOPES, Role, sign_ins, users
 
 
@@ -42,8 +45,8 @@ class Caller:
     """Who makes this request, as their credential says; see `still_allowed` for the present."""
 
     user_id: str
-    sign_in_id: str
-    credential: str  # the jti of the access token
+    sign_in_id: str | None  # None: an external issuer vouches for them
+    credential: str  # the jti of the access token, or a digest that names it
     scopes: frozenset[str]
     origin: Origin
 
@@ -56,12 +59,23 @@ class Caller:
 
 
 class Callers:
-    """Tells who calls from the credential they show."""
+    """Tells who calls from the credential they show.
+
+    Args:
+        external: None where no external issuer is configured.
+    """
 
     def __init__(
-        self, *, access_tokens: AccessTokens, database: Database, denials: Denials, clock: Clock
+        self,
+        *,
+        access_tokens: AccessTokens,
+        external: tuple[ExternalTokens, ExternalUsers] | None = None,
+        database: Database,
+        denials: Denials,
+        clock: Clock,
     ) -> None:
         self._access_tokens = access_tokens
+        self._external = external
         self._database = database
         self._denials = denials
         self._clock = clock
@@ -78,21 +92,38 @@ class Callers:
             Unauthenticated: There is no bearer credential.
             InvalidToken: There is one, but it is not good.
             InsufficientScope: It is good, but not for this.
+            IssuerUnavailable: Nobody can tell whether it is good: its issuer's keys are not there.
+            AuditUnavailable: It tells of a new user, who cannot be written down.
         """
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated
         try:
-            claims = self._access_tokens.verify(token.strip(" "))
-        except InvalidToken as problem:
+            caller = await self._caller(token.strip(" "), origin)
+        except (InvalidToken, InsufficientScope) as problem:
             await self._deny(problem, origin)
             raise
-        caller = Caller(claims.sub, claims.sid, claims.jti, claims.scope, origin)
         if scope is not None and scope not in caller.scopes:
             insufficient = InsufficientScope(scope)
             await self._deny(insufficient, origin, caller)
             raise insufficient
         return caller
+
+    async def _caller(self, token: str, origin: Origin) -> Caller:
+        """Return whose token this is, by the verifier whose token it claims to be."""
+        if self._external is None or self._access_tokens.wrote(token):
+            claims = self._access_tokens.verify(token)
+            return Caller(claims.sub, claims.sid, claims.jti, claims.scope, origin)
+        tokens, known = self._external
+        said = await tokens.verify(token)
+        user_id = await known.id_of(
+            said.issuer,
+            said.subject,
+            credential=said.credential,
+            request_id=origin.request_id,
+            personal=origin.personal(),
+        )
+        return Caller(user_id, None, said.credential, SCOPES[said.role], origin)
 
     async def confirm(self, caller: Caller) -> None:
         """See in the database that *caller* may still act.
@@ -100,12 +131,10 @@ class Callers:
         Raises:
             InvalidToken, UserDisabled, InsufficientScope: As `still_allowed`.
         """
-        s, u = sign_ins.c, users.c
-        standing = sa.select(s.id, u.id, u.role, u.disabled_at, s.revoked_at, s.expires_at)
-        standing = standing.join_from(sign_ins, users).where(s.id == caller.sign_in_id)
-        row = await self._database.read(lambda tx: tx.execute(standing).first())
+        wanted = _standing_of(caller)
+        row = await self._database.read(lambda tx: tx.execute(wanted).first())
         try:
-            _judge(caller, self._clock(), row)
+            still_allowed(caller, now=self._clock()).judge(row)
         except Problem as problem:
             await self._deny(problem, caller.origin, caller)
             raise
@@ -129,8 +158,10 @@ def still_allowed(caller: Caller, *, now: datetime) -> Guard:
 
     It refuses with InvalidToken when the sign-in is revoked or past its lifetime or the user is
     gone, UserDisabled, or InsufficientScope when the role has since lost a scope that the
-    credential carries.
+    credential carries. Users of an external issuer have neither sign-in nor role here.
     """
+    if caller.sign_in_id is None:
+        return Guard(EXTERNAL_STANDING, caller.user_id, _judge_external)
     return Guard(_STANDING, caller.sign_in_id, partial(_judge, caller, now))
 
 
@@ -145,6 +176,22 @@ _STANDING = Lookup(
     ),
     source="sign_ins JOIN users ON users.id = sign_ins.user_id",
 )
+
+
+def _standing_of(caller: Caller) -> sa.Executable:
+    """Return the question that the guard's lookup asks, for a read of its own."""
+    s, u, e = sign_ins.c, users.c, external_users.c
+    if caller.sign_in_id is None:
+        return sa.select(e.id, e.disabled_at).where(e.id == caller.user_id)
+    standing = sa.select(s.id, u.id, u.role, u.disabled_at, s.revoked_at, s.expires_at)
+    return standing.join_from(sign_ins, users).where(s.id == caller.sign_in_id)
+
+
+def _judge_external(standing: Sequence[Any] | None) -> None:
+    if standing is None:
+        raise InvalidToken
+    if standing[1] is not None:
+        raise UserDisabled
 
 
 def _judge(caller: Caller, now: datetime, standing: Sequence[Any] | None) -> None:

@@ -8,7 +8,7 @@ from app.audit.events import Event
 from app.audit.log import Log
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
-from app.base.errors import InvalidToken
+from app.base.errors import Conflict, InvalidToken
 from app.identity import refresh_tokens
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Caller, Origin
@@ -86,8 +86,11 @@ class SignOut:
         """End every sign-in of the caller, this one too.
 
         Raises:
+            Conflict: The caller signed in at an identity provider, and can only sign out there.
             AuditUnavailable: It cannot be written down; all of them go on.
         """
+        if caller.sign_in_id is None:
+            raise Conflict("You are signed in at your identity provider. Sign out there.")
         event = Event(
             action="user.sign_out",
             outcome="succeeded",

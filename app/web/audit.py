@@ -39,7 +39,8 @@ class EventView(Answer):
     )
     target: str | None = Field(default=None, description="Whom it was done to, if somebody else.")
     credential: str | None = Field(
-        default=None, description="Id of what was shown: the `jti` of an access token."
+        default=None,
+        description="Id of what was shown: the `jti` of an access token, `sha256:…` without.",
     )
     sign_in: str | None = Field(default=None, description="The `sgn_…` that gave the credential.")
     request_id: str | None = Field(default=None, description="The `X-Request-ID` of the request.")

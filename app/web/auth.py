@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.base.errors import (
     AuditUnavailable,
+    Conflict,
     InvalidToken,
     Overloaded,
     RateLimited,
     UnsupportedMediaType,
 )
-from app.identity.callers import Origin
+from app.identity.callers import Caller, Origin
+from app.identity.external_users import ExternalUser
 from app.identity.sign_in import Granted, GrantRefused
 from app.identity.users import User
 from app.runtime import Runtime
@@ -107,19 +109,19 @@ class Me(Answer):
     """The account behind the access token."""
 
     id: str = Field(description="`usr_…`; the `actor` of rows in the audit log.")
-    email: str
+    email: str | None = Field(description="Null for users of an external identity provider.")
     role: Literal["user", "auditor", "admin"]
     scopes: list[str] = Field(description="What this access token is good for.")
     created_at: datetime = Field(description="When the account was made, RFC 3339.")
 
     @classmethod
-    def of(cls, user: User, scopes: frozenset[str]) -> Self:
+    def of(cls, user: User | ExternalUser, caller: Caller) -> Self:
         """Show *user* to themselves."""
         return cls(
             id=user.id,
-            email=user.email,
-            role=user.role,
-            scopes=sorted(scopes),
+            email=user.email if isinstance(user, User) else None,
+            role=user.role if isinstance(user, User) else caller.role,
+            scopes=sorted(caller.scopes),
             created_at=user.created_at,
         )
 
@@ -263,7 +265,10 @@ async def sign_out(
     status_code=HTTPStatus.NO_CONTENT,
     responses={
         204: {"description": "They have ended, the one that asked included."},
-        **problem_responses(AuditUnavailable),
+        **problem_responses(
+            Conflict("You are signed in at your identity provider. Sign out there."),
+            AuditUnavailable,
+        ),
     },
 )
 async def sign_out_everywhere(caller: AnyCaller, runtime: RuntimeDep) -> None:
@@ -288,10 +293,11 @@ async def sign_out_everywhere(caller: AnyCaller, runtime: RuntimeDep) -> None:
 )
 async def who_am_i(caller: AnyCaller, runtime: RuntimeDep) -> Me:
     """Show who the access token belongs to and what it is good for."""
-    user = await runtime.users.get(caller.user_id)
+    holder = runtime.users if caller.sign_in_id else runtime.external_users
+    user = await holder.get(caller.user_id)
     if user is None:
         raise InvalidToken
-    return Me.of(user, caller.scopes)
+    return Me.of(user, caller)
 
 
 @router.get(

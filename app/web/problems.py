@@ -26,6 +26,7 @@ from app.base.errors import (
     InternalError,
     InvalidRequest,
     InvalidToken,
+    IssuerUnavailable,
     MethodNotAllowed,
     NotFound,
     Overloaded,
@@ -150,6 +151,7 @@ _EXAMPLES: Mapping[type[Problem], Problem] = {
             FieldError("voise", "is not a known field; known are profile, language, voice"),
         ]
     ),
+    IssuerUnavailable: IssuerUnavailable(retry_after_seconds=30),
     Overloaded: Overloaded(retry_after_seconds=1),
     OverrideNotAllowed: OverrideNotAllowed(
         "The profile support does not let the caller choose voice."
