@@ -24,7 +24,10 @@ from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
+from app.identity.end_users import EndUsers
+from app.identity.key_ring import KeyRing
 from app.identity.passwords import Passwords
+from app.identity.service_keys import ServiceKeys
 from app.identity.sign_in import SignIn
 from app.identity.sign_out import SignOut
 from app.identity.users import Users
@@ -56,6 +59,7 @@ class Runtime:
     denials: Denials
     access_tokens: AccessTokens
     callers: Callers
+    key_ring: KeyRing
     users: Users
     sign_in: SignIn
     sign_out: SignOut
@@ -110,6 +114,11 @@ def sandbox_api_key(secret: bytes) -> SecretStr:
     return SecretStr(f"sk-sandbox-{derive_key(secret, 'sandbox-api-key').hex()}")
 
 
+def end_users(secret: bytes) -> EndUsers:
+    """Return who gives the end users of backends their pseudonyms."""
+    return EndUsers(derive_key(secret, "end-user"))
+
+
 @asynccontextmanager
 async def open_runtime(
     settings: Settings,
@@ -161,6 +170,7 @@ async def open_runtime(
         stack.push_async_callback(openai.aclose)
         denials = Denials(log, clock=clock)
         stack.push_async_callback(denials.settle, all_of_them=True)
+        service_keys = ServiceKeys(database=database, environment=settings.environment, clock=clock)
         users = Users(database=database, log=log, passwords=passwords, clock=clock)
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
         yield Runtime(
@@ -172,7 +182,20 @@ async def open_runtime(
             denials=denials,
             access_tokens=access_tokens,
             callers=Callers(
-                access_tokens=access_tokens, database=database, denials=denials, clock=clock
+                access_tokens=access_tokens,
+                service_keys=service_keys,
+                end_users=end_users(secret),
+                database=database,
+                denials=denials,
+                clock=clock,
+            ),
+            key_ring=KeyRing(
+                recogniser=service_keys,
+                environment=settings.environment,
+                profile_names=[profile.name for profile in profiles.for_role("user")],
+                database=database,
+                log=log,
+                clock=clock,
             ),
             users=users,
             sign_in=SignIn(
@@ -206,6 +229,7 @@ async def open_runtime(
                     limits,
                     per_minute=settings.mints_per_user_per_minute,
                     per_day=settings.mints_per_user_per_day,
+                    per_key_per_minute=settings.mints_per_service_key_per_minute,
                 ),
                 openai=openai,
                 log=log,
@@ -248,6 +272,8 @@ async def housekeeping(
                 ("sweep", runtime.sweep.run),
                 ("denials", runtime.denials.settle),
                 ("sign-ins", runtime.sign_out.forget_expired),
+                ("key-uses", runtime.key_ring.note_uses),
+                ("key-warnings", runtime.key_ring.warn),
             )
         ]
         try:

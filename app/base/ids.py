@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that says what is named, and 128 random bits."""
+"""Identifiers: a prefix that says what is named, and 128 bits, mostly random ones."""
 
 import base64
 import os
@@ -16,7 +16,12 @@ def new_id(prefix: str) -> str:
     Args:
         prefix: Three lower-case letters that say what is named.
     """
-    digits = base64.b32encode(os.urandom(16))[:26].translate(_TO_CROCKFORD)
+    return id_of(prefix, os.urandom(16))
+
+
+def id_of(prefix: str, bits: bytes) -> str:
+    """Return the identifier with these *bits*, 16 bytes: the same for the same."""
+    digits = base64.b32encode(bits)[:26].translate(_TO_CROCKFORD)
     return f"{prefix}_{digits.decode('ascii')}"
 
 

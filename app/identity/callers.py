@@ -1,7 +1,7 @@
 """Who makes this request, and whether they still may."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -11,17 +11,32 @@ import sqlalchemy as sa
 from app.audit.denials import Denials
 from app.audit.events import Event, Personal
 from app.audit.log import Guard, Lookup
-from app.base.clock import Clock, to_unix_microseconds
+from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database
 from app.base.errors import (
+    FieldError,
     InsufficientScope,
+    InvalidRequest,
     InvalidToken,
     Problem,
     Unauthenticated,
     UserDisabled,
 )
 from app.identity.access_tokens import AccessTokens
+from app.identity.end_users import EndUsers
+from app.identity.service_keys import (
+    KEY_SCOPES,
+    PREFIX,
+    WHAT_TO_DO,
+    Fault,
+    KeyRefused,
+    ServiceKey,
+    ServiceKeys,
+    standing_fault,
+)
 from app.identity.users import SCOPES, Role, sign_ins, users
+
+_KEY_ACTION = "service_key.verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +56,42 @@ class Origin:
 class Caller:
     """Who makes this request, as their credential says; see `still_allowed` for the present."""
 
-    user_id: str
-    sign_in_id: str
-    credential: str  # the jti of the access token
+    user_id: str  # usr_…; with a service key key_…, or eus_… once it says on whose behalf
+    sign_in_id: str | None  # None with a service key
+    credential: str  # the jti of the access token, or the id of the service key
     scopes: frozenset[str]
     origin: Origin
+    key: ServiceKey | None = None
 
     @property
     def role(self) -> Role:
-        """The least role that has all the scopes of the credential."""
-        if self.scopes <= SCOPES["user"]:
+        """The least role that has all the scopes of the credential; of a service key, ``user``."""
+        if self.key is not None or self.scopes <= SCOPES["user"]:
             return "user"
         return "auditor" if self.scopes <= SCOPES["auditor"] else "admin"
+
+    @property
+    def profiles(self) -> frozenset[str] | None:
+        """The only profiles for this credential; None for all of the role."""
+        return self.key.profiles if self.key is not None else None
 
 
 class Callers:
     """Tells who calls from the credential they show."""
 
     def __init__(
-        self, *, access_tokens: AccessTokens, database: Database, denials: Denials, clock: Clock
+        self,
+        *,
+        access_tokens: AccessTokens,
+        service_keys: ServiceKeys,
+        end_users: EndUsers,
+        database: Database,
+        denials: Denials,
+        clock: Clock,
     ) -> None:
         self._access_tokens = access_tokens
+        self._service_keys = service_keys
+        self._end_users = end_users
         self._database = database
         self._denials = denials
         self._clock = clock
@@ -71,19 +101,24 @@ class Callers:
     ) -> Caller:
         """Return the caller whose credential this is, if it carries *scope*.
 
-        The signature alone is checked here. Whether the user may still act stands in the
-        database: a mint asks together with its first row, every other route calls `confirm`.
+        Of an access token the signature alone is checked here. Whether the user may still act
+        stands in the database: a mint asks together with its first row, every other route calls
+        `confirm`. A service key is looked up.
 
         Raises:
             Unauthenticated: There is no bearer credential.
             InvalidToken: There is one, but it is not good.
             InsufficientScope: It is good, but not for this.
+            AuditUnavailable: It may be a service key, and the database is away.
         """
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated
+        token = token.strip(" ")
+        if token.startswith(PREFIX):
+            return await self._with_service_key(token, origin, scope)
         try:
-            claims = self._access_tokens.verify(token.strip(" "))
+            claims = self._access_tokens.verify(token)
         except InvalidToken as problem:
             await self._deny(problem, origin)
             raise
@@ -94,12 +129,47 @@ class Callers:
             raise insufficient
         return caller
 
+    async def _with_service_key(self, text: str, origin: Origin, scope: str | None) -> Caller:
+        try:
+            key = await self._service_keys.recognise(text)
+        except KeyRefused as refusal:
+            refused = InvalidToken(WHAT_TO_DO[refusal.fault])
+            holder = _holder_of(refusal.key, origin) if refusal.key else None
+            await self._deny(refused, origin, holder, action=_KEY_ACTION, reason=refusal.fault)
+            raise refused from None
+        caller = _holder_of(key, origin)
+        needed = KEY_SCOPES.get(scope or "")
+        if needed not in caller.scopes:
+            insufficient = InsufficientScope(needed or scope)
+            await self._deny(insufficient, origin, caller, action=_KEY_ACTION)
+            raise insufficient
+        return caller
+
+    def on_behalf_of(self, caller: Caller, user: str | None) -> Caller:
+        """Return *caller* as the *user* that the request names: who is limited, and recorded.
+
+        Raises:
+            InvalidRequest: A service key names no end user, or one that cannot be; or somebody
+                else names one.
+        """
+        if caller.key is None:
+            if user is None:
+                return caller
+            reason = "is for service keys alone; leave it out"
+            raise InvalidRequest(errors=[FieldError("user", reason)])
+        if user is None:
+            reason = "is needed with a service key: the end user on whose behalf you ask"
+            raise InvalidRequest(errors=[FieldError("user", reason)])
+        return replace(caller, user_id=self._end_users.pseudonym_of(user))
+
     async def confirm(self, caller: Caller) -> None:
         """See in the database that *caller* may still act.
 
         Raises:
             InvalidToken, UserDisabled, InsufficientScope: As `still_allowed`.
         """
+        if caller.key is not None:
+            return  # it has just been looked up
         s, u = sign_ins.c, users.c
         standing = sa.select(s.id, u.id, u.role, u.disabled_at, s.revoked_at, s.expires_at)
         standing = standing.join_from(sign_ins, users).where(s.id == caller.sign_in_id)
@@ -110,11 +180,19 @@ class Callers:
             await self._deny(problem, caller.origin, caller)
             raise
 
-    async def _deny(self, problem: Problem, origin: Origin, caller: Caller | None = None) -> None:
+    async def _deny(
+        self,
+        problem: Problem,
+        origin: Origin,
+        caller: Caller | None = None,
+        *,
+        action: str = "access_token.verify",
+        reason: str | None = None,
+    ) -> None:
         event = Event(
-            action="access_token.verify",
+            action=action,
             outcome="denied",
-            reason=problem.code,
+            reason=reason or problem.code,
             actor=caller.user_id if caller else None,
             credential=caller.credential if caller else None,
             sign_in=caller.sign_in_id if caller else None,
@@ -124,13 +202,19 @@ class Callers:
         await self._denials.record(event)
 
 
+def _holder_of(key: ServiceKey, origin: Origin) -> Caller:
+    return Caller(key.id, None, key.id, key.scopes, origin, key)
+
+
 def still_allowed(caller: Caller, *, now: datetime) -> Guard:
     """Return the guard under which rows are only written while *caller* may still act.
 
     It refuses with InvalidToken when the sign-in is revoked or past its lifetime or the user is
     gone, UserDisabled, or InsufficientScope when the role has since lost a scope that the
-    credential carries.
+    credential carries. A service key is refused with InvalidToken when it is revoked or expired.
     """
+    if caller.sign_in_id is None:
+        return Guard(_KEY_STANDING, caller.credential, partial(_judge_key, now))
     return Guard(_STANDING, caller.sign_in_id, partial(_judge, caller, now))
 
 
@@ -142,6 +226,26 @@ _STANDING = Lookup(
     " sign_ins.expires_at FROM sign_ins JOIN users ON users.id = sign_ins.user_id"
     " WHERE sign_ins.id = ANY($1)",
 )
+
+
+_KEY_STANDING = Lookup(
+    sqlite="SELECT id, revoked_at, expires_at FROM service_keys WHERE id = ?",
+    postgres="SELECT id, revoked_at, expires_at FROM service_keys WHERE id = ANY($1)",
+)
+
+
+def _judge_key(now: datetime, standing: Sequence[Any] | None) -> None:
+    # Nothing else of a key ever changes, and that has been looked at.
+    fault: Fault | None = "service_key_unknown"
+    if standing is not None:
+        _, revoked_at, expires_at = standing
+        fault = standing_fault(
+            now,
+            revoked=revoked_at is not None,
+            expires_at=from_unix_microseconds(expires_at),
+        )
+    if fault is not None:
+        raise InvalidToken(WHAT_TO_DO[fault])
 
 
 def _judge(caller: Caller, now: datetime, standing: Sequence[Any] | None) -> None:

@@ -284,6 +284,8 @@ def _challenge(problem: Problem) -> str | None:
             return _REALM  # no error code: the client did not try to authenticate
         case InvalidToken():
             return f'{_REALM}, error="invalid_token"'
+        case InsufficientScope(scope=None):
+            return f'{_REALM}, error="insufficient_scope"'
         case InsufficientScope(scope=scope):
             return f'{_REALM}, error="insufficient_scope", scope="{scope}"'
         case _:
