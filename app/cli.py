@@ -429,6 +429,7 @@ def rotate_key(
         )
     )
     _show_once(made)
+    typer.echo(f"{key_id} ends in {overlap_hours} hours at the latest.", err=True)
 
 
 def _show_once(made: NewKey) -> None:

@@ -143,14 +143,12 @@ class KeyRing:
         Raises:
             NotFound: There is no such key.
         """
-        now = to_unix_microseconds(self._clock())
         standing = (service_keys.c.id == key_id) & service_keys.c.revoked_at.is_(None)
+        now = to_unix_microseconds(self._clock())
+        update = service_keys.update().where(standing).values(revoked_at=now)
 
         def change(tx: sa.Connection) -> None:
-            if (
-                tx.execute(service_keys.update().where(standing).values(revoked_at=now)).rowcount
-                == 0
-            ):
+            if tx.execute(update).rowcount == 0:
                 raise _NothingLeft
 
         await self._get(key_id)  # or say that there is none
