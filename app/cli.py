@@ -48,6 +48,7 @@ from app.sandbox.faults import FAULTS, create_stand_in
 from app.settings import Settings, SettingsFault, read_settings
 from app.web.realtime import TokenResponse
 from app.web.server import run as run_server
+from app.web.server import spare_the_collector
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ def serve() -> None:
         share_between_workers(settings.data_dir / "metrics")
         run_server("app.main:create_worker", listener, workers=settings.workers)
     else:
-        application = create_app(settings, announce=_announce)
+        application = create_app(settings, on_ready=_on_ready)
         run_server(application, listener, websockets=settings.environment == "sandbox")
 
 
@@ -113,6 +114,11 @@ async def _announce_workers(settings: Settings) -> None:
     """Say it once for all of them, before they start."""
     async with open_runtime(settings) as runtime:
         await _announce(runtime)
+
+
+async def _on_ready(runtime: Runtime) -> None:
+    await _announce(runtime)
+    spare_the_collector()
 
 
 async def _announce(runtime: Runtime) -> None:

@@ -29,11 +29,11 @@ from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
 from app.web.problems import install_problem_handlers
-from app.web.server import end_with_supervisor
+from app.web.server import end_with_supervisor, spare_the_collector
 
 _log = structlog.get_logger(__name__)
 
-Announce = Callable[[Runtime], Awaitable[None]]
+OnReady = Callable[[Runtime], Awaitable[None]]
 
 DESCRIPTION = """
 Gives your users short-lived tokens for OpenAI's Realtime API. Your OpenAI key stays on the server,
@@ -71,17 +71,21 @@ def create_worker() -> FastAPI:
     settings = read_settings()
     configure_logging(settings.log_level)
     end_with_supervisor()
-    return create_app(settings, checked=True)
+
+    async def on_ready(_: Runtime) -> None:
+        spare_the_collector()
+
+    return create_app(settings, on_ready=on_ready, checked=True)
 
 
 def create_app(
-    settings: Settings, *, announce: Announce | None = None, checked: bool = False
+    settings: Settings, *, on_ready: OnReady | None = None, checked: bool = False
 ) -> FastAPI:
     """Return the whole service.
 
     Args:
         settings: Checked.
-        announce: Called once everything is ready, before the first request is answered.
+        on_ready: Called once everything is ready, before the first request is answered.
         checked: Start even while the database is away, see `open_runtime`.
     """
 
@@ -93,8 +97,8 @@ def create_app(
             for note in runtime.profiles.warnings(runtime.clock().date()):
                 _log.warning("start_up_note", note=note)
             async with housekeeping(runtime):
-                if announce is not None:
-                    await announce(runtime)
+                if on_ready is not None:
+                    await on_ready(runtime)
                 yield {"runtime": runtime}
 
     app = FastAPI(

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 from argon2 import PasswordHasher
 from pydantic import SecretStr
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.audit.log import Log, Scribe
 from app.base.clock import to_unix_microseconds
@@ -177,6 +178,15 @@ async def admin(runtime: Runtime) -> User:
     return await runtime.users.add(
         "admin@example.com", role="admin", password=PASSWORD, by=OPERATOR
     )
+
+
+def as_served(app: ASGIApp, runtime: Runtime) -> ASGIApp:
+    """Return *app* as the lifespan would leave it, were *runtime* the one it had opened."""
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": {"runtime": runtime}}, receive, send)
+
+    return served
 
 
 async def caller_for(runtime: Runtime, user: User) -> Caller:

@@ -8,7 +8,6 @@ from typing import Literal
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
 
 from app.base.errors import Overloaded
 from app.base.metrics import Metrics
@@ -17,7 +16,7 @@ from app.main import create_app
 from app.minting.admission import Admission
 from app.runtime import Runtime
 from app.settings import Settings
-from tests.conftest import PASSWORD, bearer_for, on_sqlite
+from tests.conftest import PASSWORD, as_served, bearer_for, on_sqlite
 from tests.fakes import FakeOpenAI
 from tests.load import Load
 from tests.log_rows import outcomes, rows
@@ -160,11 +159,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 async def client(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(runtime.settings)
-
-    async def as_served(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "state": {"runtime": runtime}}, receive, send)
-
-    transport = httpx.ASGITransport(as_served, client=("192.0.2.7", 4711))
+    transport = httpx.ASGITransport(as_served(app, runtime), client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(
         transport=transport, base_url=runtime.settings.public_url
     ) as client:

@@ -28,10 +28,10 @@ from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
-from app.web.callers import PUBLIC, get_runtime
+from app.web.callers import PUBLIC
 from app.web.door import MAX_BODY_BYTES
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, played
+from tests.conftest import PASSWORD, as_served, played
 from tests.fakes import FakeOpenAI
 from tests.keys import bearer_of, new_key
 from tests.openapi_document import (
@@ -81,12 +81,15 @@ def staging(
     async def stage(**changes: Any) -> AsyncIterator[Stage]:
         changed = settings.model_copy(update=changes)
         app = create_app(changed)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 1))
         async with (
             played(changed, clock=clock, openai=openai) as runtime,
-            httpx.AsyncClient(transport=transport, base_url=changed.public_url) as client,
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(
+                    as_served(app, runtime), raise_app_exceptions=False, client=("192.0.2.7", 1)
+                ),
+                base_url=changed.public_url,
+            ) as client,
         ):
-            app.dependency_overrides[get_runtime] = lambda: runtime
             ada = await runtime.users.add(EMAIL, role="admin", password=PASSWORD, by=OPERATOR)
             yield Stage(app, client, runtime, openai, ada, await new_key(runtime))
 

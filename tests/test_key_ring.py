@@ -15,9 +15,8 @@ from app.identity.users import User
 from app.main import create_app
 from app.runtime import Runtime, housekeeping
 from app.settings import Settings
-from app.web.callers import get_runtime
 from tests.clock import StandingClock
-from tests.conftest import START, bearer_for, played
+from tests.conftest import START, as_served, bearer_for, played
 from tests.fakes import FakeOpenAI
 from tests.keys import bearer_of, new_key, shown
 from tests.log_faults import stopped
@@ -347,8 +346,7 @@ async def test_the_log_of_the_server_mentions_it_at_the_start_and_once_a_day(
 async def client(runtime: Runtime, admin: User) -> AsyncIterator[httpx.AsyncClient]:
     """The service, asked by an admin."""
     app = create_app(runtime.settings)
-    app.dependency_overrides[get_runtime] = lambda: runtime
-    transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
+    transport = httpx.ASGITransport(as_served(app, runtime), client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(
         transport=transport, base_url="http://x", headers=await bearer_for(runtime, admin)
     ) as client:

@@ -11,9 +11,8 @@ from app.identity.users import User
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
-from app.web.callers import get_runtime
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, bearer_for, on_sqlite, played
+from tests.conftest import PASSWORD, as_served, bearer_for, on_sqlite, played
 from tests.fakes import FakeOpenAI
 from tests.log_rows import outcomes, rows
 
@@ -40,8 +39,7 @@ async def runtime(
 @pytest.fixture
 async def client(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(runtime.settings)
-    app.dependency_overrides[get_runtime] = lambda: runtime
-    transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
+    transport = httpx.ASGITransport(as_served(app, runtime), client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client
 

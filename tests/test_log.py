@@ -150,6 +150,24 @@ async def test_an_attempt_has_one_outcome(log: Log) -> None:
         await log.record([an_event(outcome="issued", attempt_id=attempt_id)])
 
 
+async def test_a_second_outcome_harms_no_other_row_of_its_batch(
+    database: Database, log: Log
+) -> None:
+    attempt_id = new_id("tok")
+    await log.record([an_event(outcome="unknown", attempt_id=attempt_id, personal=Personal())])
+
+    written = await asyncio.gather(
+        log.record([an_event(personal=Personal(ip="192.0.2.1"))]),
+        log.record([an_event(outcome="issued", attempt_id=attempt_id, personal=Personal())]),
+        log.record([an_event(personal=Personal(ip="192.0.2.2"))]),
+        return_exceptions=True,
+    )
+
+    assert [type(result) for result in written] == [type(None), AlreadyRecorded, type(None)]
+    assert len(await rows(database)) == 3
+    assert await faults_of(database) == []
+
+
 async def test_what_is_searched_is_what_is_hashed(database: Database, log: Log) -> None:
     await log.record([an_event(actor="usr_x", profile="coach", reason="why")])
 

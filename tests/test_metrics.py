@@ -23,9 +23,16 @@ from app.main import create_app
 from app.minting.profiles import Wish
 from app.runtime import Runtime
 from app.settings import Settings
-from app.web.callers import get_runtime
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, bearer_for, caller_for, on_postgresql, on_sqlite, played
+from tests.conftest import (
+    PASSWORD,
+    as_served,
+    bearer_for,
+    caller_for,
+    on_postgresql,
+    on_sqlite,
+    played,
+)
 from tests.fakes import FakeOpenAI
 from tests.service import Service, serving
 from tests.upstream import playing_openai
@@ -211,8 +218,7 @@ def test_the_documentation_has_every_metric() -> None:
 async def reading(runtime: Runtime, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Serve with other settings, to a client."""
     app = create_app(runtime.settings.model_copy(update=changes))
-    app.dependency_overrides[get_runtime] = lambda: runtime
-    transport = httpx.ASGITransport(app)
+    transport = httpx.ASGITransport(as_served(app, runtime))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client
 

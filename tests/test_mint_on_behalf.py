@@ -15,9 +15,8 @@ from app.main import create_app
 from app.minting.profiles import Wish
 from app.runtime import Runtime
 from app.settings import Settings
-from app.web.callers import get_runtime
 from tests.clock import StandingClock
-from tests.conftest import bearer_for, caller_for, played
+from tests.conftest import as_served, bearer_for, caller_for, played
 from tests.fakes import FakeOpenAI
 from tests.keys import asking_for, bearer_of, new_key, shown
 from tests.log_rows import outcomes, rows
@@ -30,8 +29,7 @@ USER = "canary of their user 17"
 @pytest.fixture
 async def client(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(runtime.settings)
-    app.dependency_overrides[get_runtime] = lambda: runtime
-    transport = httpx.ASGITransport(app, client=("192.0.2.80", 4711))
+    transport = httpx.ASGITransport(as_served(app, runtime), client=("192.0.2.80", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client
 
@@ -252,9 +250,8 @@ async def test_the_profiles_of_a_key_are_listed_with_it(
 ) -> None:
     runtime = with_profiles
     app = create_app(runtime.settings)
-    app.dependency_overrides[get_runtime] = lambda: runtime
     listed = {}
-    transport = httpx.ASGITransport(app, client=("192.0.2.80", 4711))
+    transport = httpx.ASGITransport(as_served(app, runtime), client=("192.0.2.80", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         for profiles in (None, ["coach"]):
             new = await new_key(runtime, profiles=profiles)

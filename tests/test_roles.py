@@ -16,8 +16,8 @@ from app.identity.users import OPERATOR, SCOPES, Role
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
-from app.web.callers import PUBLIC, SCOPE_MEANINGS, get_runtime
-from tests.conftest import PASSWORD, bearer_for, on_sqlite
+from app.web.callers import PUBLIC, SCOPE_MEANINGS
+from tests.conftest import PASSWORD, as_served, bearer_for, on_sqlite
 from tests.fakes import FakeOpenAI
 from tests.keys import bearer_of, new_key
 from tests.log_rows import rows
@@ -73,8 +73,7 @@ def test_a_route_that_is_not_described_is_public_or_no_more_than_files() -> None
 @asynccontextmanager
 async def client_of(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(runtime.settings)
-    app.dependency_overrides[get_runtime] = lambda: runtime
-    transport = httpx.ASGITransport(app, client=("192.0.2.7", 4711))
+    transport = httpx.ASGITransport(as_served(app, runtime), client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client
 

@@ -11,23 +11,21 @@ from fastapi.routing import APIRoute
 from app.identity.users import OPERATOR, User
 from app.main import create_app
 from app.runtime import Runtime
-from app.web.callers import PUBLIC, get_runtime
+from app.web.callers import PUBLIC
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, bearer_for
+from tests.conftest import PASSWORD, as_served, bearer_for
 from tests.fakes import FakeOpenAI
 from tests.log_rows import outcomes, rows
 
 
 @pytest.fixture
 def app(runtime: Runtime) -> FastAPI:
-    app = create_app(runtime.settings)
-    app.dependency_overrides[get_runtime] = lambda: runtime
-    return app
+    return create_app(runtime.settings)
 
 
 @pytest.fixture
 async def client(app: FastAPI, runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=app, client=("192.0.2.7", 4711))
+    transport = httpx.ASGITransport(as_served(app, runtime), client=("192.0.2.7", 4711))
     async with httpx.AsyncClient(
         transport=transport, base_url=runtime.settings.public_url
     ) as client:

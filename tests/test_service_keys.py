@@ -45,7 +45,7 @@ MALFORMED = {
 # The form -----------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(["live", "sandbox"]), st.binary(min_size=16, max_size=16))
+@given(st.sampled_from(["live", "sandbox"]), st.binary(min_size=26, max_size=26))
 def test_what_is_written_can_be_read_and_found_by_scanners(environment: str, bits: bytes) -> None:
     key_id = id_of("key", bits)
 

@@ -7,7 +7,7 @@ disk serves 50 rows.
 
 import abc
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -36,13 +36,15 @@ class AlreadyRecorded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Finds rows by key, in the drivers' own words: the hot path goes past SQLAlchemy."""
+    """Finds rows by key, many at once and past SQLAlchemy: the hot path asks for them.
 
-    sqlite: str
-    """One row; the key is ``?``."""
+    Args:
+        columns: Names with their tables; the key comes first, and is unique. Text and integers.
+        source: What stands behind FROM.
+    """
 
-    postgres: str
-    """The rows of many keys, ``ANY($1)``; the key is the first column."""
+    columns: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,31 @@ class Item:
             self.done.set_result(self.result)
         else:
             self.done.set_exception(self.fault)
-            if self.abandoned:
-                self.done.exception()  # nobody listens any more; that is no news
+
+    def give_up(self) -> None:
+        """Tell the caller that it took too long; what the writer has not begun, it leaves out."""
+        if not self.done.done():
+            self.abandoned = True
+            self.done.set_exception(AuditUnavailable(retry_after_seconds=2))
+
+
+def allowed(items: Iterable[Item], found: Mapping[str, Sequence[Any]]) -> list[Item]:
+    """Return the *items* whose guards let them pass; the others get their refusal.
+
+    Args:
+        items: Without changes.
+        found: The rows that the guards ask for, by key.
+    """
+    passed = []
+    for item in items:
+        try:
+            if item.guard is not None:
+                item.guard.judge(found.get(item.guard.key))
+        except Exception as refusal:  # noqa: BLE001 - it is the caller's
+            item.fault = refusal
+        else:
+            passed.append(item)
+    return passed
 
 
 class Writer(abc.ABC):
@@ -131,20 +156,22 @@ class Log:
     ) -> Any:
         """Commit *change* and append *events*, both or neither, and return what *change* returned.
 
+        The write goes on when whoever waits for it is cancelled.
+
         Raises:
             AuditUnavailable: Not known to be written within `PATIENCE_SECONDS`.
             AlreadyRecorded: The attempt already has its outcome row.
             Exception: Whatever *change* or *guard* raised; nothing was written.
         """
-        item = Item(events, change, guard, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        item = Item(events, change, guard, loop.create_future())
         self._writer.put(item)
+        patience = loop.call_later(PATIENCE_SECONDS, item.give_up)
         try:
             with self._metrics.waiting("log"):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    return await asyncio.shield(item.done)
-        except TimeoutError:
-            item.abandoned = True  # what the writer has not begun, it leaves out
-            raise AuditUnavailable(retry_after_seconds=2) from None
+                return await item.done
+        finally:
+            patience.cancel()
 
     async def close(self) -> None:
         """Write what waits, then stop the writer."""

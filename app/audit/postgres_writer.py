@@ -8,6 +8,7 @@ on the chain is never held while the server waits for a client, which may be fro
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import asyncpg
@@ -16,7 +17,16 @@ import structlog
 from typing_extensions import override
 
 from app.audit.events import Written
-from app.audit.log import BATCH, PATIENCE_SECONDS, AlreadyRecorded, Item, Scribe, Writer
+from app.audit.log import (
+    BATCH,
+    PATIENCE_SECONDS,
+    AlreadyRecorded,
+    Item,
+    Lookup,
+    Scribe,
+    Writer,
+    allowed,
+)
 from app.base.db import reason_of
 from app.base.errors import AuditUnavailable
 from app.base.metrics import Metrics
@@ -113,10 +123,10 @@ class PostgresWriter(Writer):
 
     async def _append(self, batch: Sequence[Item]) -> None:
         connection = await self._connected()
-        allowed = await self._judge(connection, batch)
-        if not allowed:
+        batch = await self._judge(connection, batch)
+        if not batch:
             return
-        rows = [self._scribe.write_out(item.events[0]) for item in allowed]
+        rows = [self._scribe.write_out(item.events[0]) for item in batch]
         appended = await connection.fetchval(
             APPEND,
             [written.canon for written, _ in rows],
@@ -124,7 +134,7 @@ class PostgresWriter(Writer):
             [written.salt for written, _ in rows],
             [written.personal for written, _ in rows],
         )
-        for item, was_appended in zip(allowed, appended, strict=True):
+        for item, was_appended in zip(batch, appended, strict=True):
             if not was_appended:
                 item.fault = AlreadyRecorded("the attempt has its outcome already")
 
@@ -136,17 +146,9 @@ class PostgresWriter(Writer):
         found: dict[str, Sequence[Any]] = {}
         for lookup in {guard.lookup for guard in guards}:
             keys = [guard.key for guard in guards if guard.lookup is lookup]
-            found |= {row[0]: tuple(row) for row in await connection.fetch(lookup.postgres, keys)}
-        allowed = []
-        for item in batch:
-            try:
-                if item.guard is not None:
-                    item.guard.judge(found.get(item.guard.key))
-            except Exception as refusal:  # noqa: BLE001 - it is the caller's
-                item.fault = refusal
-            else:
-                allowed.append(item)
-        return allowed
+            rows = await connection.fetch(_statement(lookup), keys)
+            found |= {row[0]: tuple(row) for row in rows}
+        return allowed(batch, found)
 
     # Changes of other tables --------------------------------------------------------------------
 
@@ -193,6 +195,12 @@ class PostgresWriter(Writer):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()  # at once: a server that hangs answers no goodbye
+
+
+@cache
+def _statement(lookup: Lookup) -> str:
+    columns = ", ".join(lookup.columns)
+    return f"SELECT {columns} FROM {lookup.source} WHERE {lookup.columns[0]} = ANY($1)"  # noqa: S608 - constants of ours
 
 
 def _pending(written: Written, recorded_at: int) -> dict[str, Any]:

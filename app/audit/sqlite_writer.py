@@ -1,15 +1,19 @@
 """Writes the log into SQLite: one thread per process, one transaction for all that waits.
 
-Each item runs inside its own savepoint, so that one that is refused harms no other. The commit is
-``synchronous=FULL``, and only then are those who wait released.
+Rows go in together; an item that brings a change of other tables has a savepoint of its own, and so
+has every item when the rows cannot all be taken, so that one that is refused harms no other. The
+commit is ``synchronous=FULL``, and only then are those who wait released.
 """
 
 import asyncio
+import json
 import queue
 import sqlite3
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -17,10 +21,16 @@ from typing_extensions import override
 
 from app.audit import chain
 from app.audit.events import Event
-from app.audit.log import BATCH, AlreadyRecorded, Item, Scribe, Writer
+from app.audit.log import BATCH, AlreadyRecorded, Item, Lookup, Scribe, Writer, allowed
 from app.base.errors import AuditUnavailable
 from app.base.metrics import Metrics
 from app.base.sqlite import SqliteDatabase
+
+ROWS_AT_ONCE = 32
+"""Rows of one statement; few enough that the connection keeps them all prepared."""
+
+Head = tuple[int, bytes]
+"""Of the chain: ``seq`` and ``row_hash`` of its last row."""
 
 LOCK_SECONDS = 0.8
 """Longest wait for another process that writes; with `BUSY_SECONDS` less than callers wait."""
@@ -39,16 +49,37 @@ class SqliteWriter(Writer):
         self._database = database
         self._scribe = scribe
         self._metrics = metrics
-        self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._waiting: list[Item] = []
+        self._writing = False
+        self._batches: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._logger = structlog.get_logger(__name__)
         self._connection: tuple[sa.Connection, sqlite3.Connection] | None = None
         self._thread = threading.Thread(target=self._write_for_ever, name="audit-log-writer")
         self._thread.start()
 
+    # In the event loop --------------------------------------------------------------------------
+
     @override
     def put(self, item: Item) -> None:
-        self._waiting.put(item)
+        if not self._waiting and not self._writing:
+            # Not at once: whatever else this turn of the loop brings goes into the same batch. The
+            # thread could not do much meanwhile, for the loop holds Python's lock.
+            self._loop.call_soon(self._hand_over)
+        self._waiting.append(item)
+
+    def _hand_over(self) -> None:
+        batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+        if batch:
+            self._writing = True
+            self._batches.put(batch)
+
+    def _written(self, batch: Sequence[Item]) -> None:
+        self._writing = False
+        for item in batch:
+            item.release()
+        if self._waiting:
+            self._loop.call_soon(self._hand_over)
 
     @property
     @override
@@ -57,25 +88,20 @@ class SqliteWriter(Writer):
 
     @override
     async def close(self) -> None:
-        self._waiting.put(None)
+        if self._waiting:
+            self._batches.put(self._waiting)
+            self._waiting = []
+        self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    # In the thread ------------------------------------------------------------------------------
+
     def _write_for_ever(self) -> None:
-        open_for_more = True
-        while open_for_more:
-            taken = [self._waiting.get()]
-            while len(taken) < BATCH:
-                try:
-                    taken.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-            open_for_more = None not in taken
-            batch = [item for item in taken if item is not None and not item.abandoned]
-            if batch:
-                with self._metrics.log_append.time():
-                    self._write(batch)
-                with suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                    self._loop.call_soon_threadsafe(_release, batch)
+        while (batch := self._batches.get()) is not None:
+            with self._metrics.log_append.time():
+                self._write(batch)
+            with suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                self._loop.call_soon_threadsafe(self._written, batch)
         with suppress(TimeoutError), self._database.writing(timeout_seconds=LOCK_SECONDS):
             self._disconnect()
 
@@ -101,34 +127,38 @@ class SqliteWriter(Writer):
     def _write_together(self, batch: Sequence[Item]) -> None:
         core, driver = self._connected()
         driver.execute("BEGIN IMMEDIATE")
-        seq, previous = driver.execute(
+        head = driver.execute(
             "SELECT seq, row_hash FROM audit_events ORDER BY seq DESC LIMIT 1"
         ).fetchone() or (0, chain.GENESIS)
+        plain = []
         for item in batch:
-            if not item.abandoned:
-                seq, previous = self._write_item(core, driver, item, seq, previous)
+            if item.abandoned:
+                continue
+            if item.change is None:
+                plain.append(item)
+            else:
+                head = self._write_alone(core, driver, item, head)
+        plain = _judge(driver, plain)
+        driver.execute("SAVEPOINT everything")
+        try:
+            self._append(driver, [event for item in plain for event in item.events], head)
+        except sqlite3.IntegrityError:
+            # One of them is there already. That is rare, so only now is it worth finding out which.
+            driver.execute("ROLLBACK TO everything")
+            for item in plain:
+                head = self._write_alone(core, driver, item, head)
+        driver.execute("RELEASE everything")
         driver.execute("COMMIT")
 
-    def _write_item(
-        self,
-        core: sa.Connection,
-        driver: sqlite3.Connection,
-        item: Item,
-        seq: int,
-        previous: bytes,
-    ) -> tuple[int, bytes]:
-        """Run one item inside its savepoint; return the head of the chain after it."""
-        new_seq, head = seq, previous
+    def _write_alone(
+        self, core: sa.Connection, driver: sqlite3.Connection, item: Item, head: Head
+    ) -> Head:
+        """Run one item inside its own savepoint; return the head of the chain after it."""
         driver.execute("SAVEPOINT item")
         try:
-            if item.guard is not None:
-                found = driver.execute(item.guard.lookup.sqlite, (item.guard.key,)).fetchone()
-                item.guard.judge(found)
             if item.change is not None:
                 item.result = item.change(core)
-            for event in item.events:
-                new_seq += 1
-                head = self._append(driver, event, new_seq, head)
+            head = self._append(driver, item.events, head)
         except Exception as error:
             if not driver.in_transaction:
                 raise  # SQLite gave the whole transaction up, e.g. on a full disk
@@ -137,23 +167,26 @@ class SqliteWriter(Writer):
             if self._database.is_away(error):
                 raise
             item.fault = _translated(error)
-            return seq, previous
-        driver.execute("RELEASE item")
-        return new_seq, head
+        else:
+            driver.execute("RELEASE item")
+        return head
 
-    def _append(self, driver: sqlite3.Connection, event: Event, seq: int, previous: bytes) -> bytes:
-        written, recorded_at = self._scribe.write_out(event)
-        if written.personal is not None:
-            driver.execute(
-                "INSERT INTO audit_personal (event_id, salt, data) VALUES (?, ?, ?)",
-                (written.event_id, written.salt, written.personal),
+    def _append(self, driver: sqlite3.Connection, events: Sequence[Event], head: Head) -> Head:
+        """Append a row for each of the *events*; return the head of the chain after them."""
+        seq, previous = head
+        rows, personal = [], []
+        for event in events:
+            written, recorded_at = self._scribe.write_out(event)
+            seq += 1
+            previous = chain.row_hash(
+                previous, seq=seq, recorded_at=recorded_at, canon=written.canon
             )
-        digest = chain.row_hash(previous, seq=seq, recorded_at=recorded_at, canon=written.canon)
-        driver.execute(
-            "INSERT INTO audit_events (seq, recorded_at, canon, row_hash) VALUES (?, ?, ?, ?)",
-            (seq, recorded_at, written.canon, digest),
-        )
-        return digest
+            rows.append((seq, recorded_at, written.canon, previous))
+            if written.personal is not None:
+                personal.append((written.event_id, written.salt, written.personal))
+        _insert(driver, "audit_personal (event_id, salt, data)", personal)
+        _insert(driver, "audit_events (seq, recorded_at, canon, row_hash)", rows)
+        return seq, previous
 
     def _connected(self) -> tuple[sa.Connection, sqlite3.Connection]:
         """Return the one connection, as SQLAlchemy has it and as the bare driver."""
@@ -180,9 +213,38 @@ class SqliteWriter(Writer):
             driver.close()
 
 
-def _release(batch: Sequence[Item]) -> None:
-    for item in batch:
-        item.release()
+def _judge(driver: sqlite3.Connection, items: Sequence[Item]) -> list[Item]:
+    """Return the *items* whose guards let them pass; the others get their refusal."""
+    guards = [item.guard for item in items if item.guard is not None]
+    found: dict[str, Sequence[Any]] = {}
+    for lookup in {guard.lookup for guard in guards}:
+        keys = {guard.key for guard in guards if guard.lookup is lookup}
+        (answer,) = driver.execute(_statement(lookup), (json.dumps(list(keys)),)).fetchone()
+        found |= {row[0]: row for row in json.loads(answer)}
+    return allowed(items, found)
+
+
+@cache
+def _statement(lookup: Lookup) -> str:
+    """Return what finds the rows of many keys, both as JSON: that is one step, see `_insert`."""
+    columns = ", ".join(lookup.columns)
+    return (
+        f"SELECT json_group_array(json_array({columns})) FROM {lookup.source}"  # noqa: S608 - constants of ours
+        f" WHERE {lookup.columns[0]} IN (SELECT value FROM json_each(?))"
+    )
+
+
+def _insert(driver: sqlite3.Connection, into: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert *rows*, many with one statement.
+
+    At each step of a statement the thread lets go of Python's lock, and under load it has to wait
+    for the event loop to let go of it in turn. So a batch should have few steps.
+    """
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE]
+        places = ", ".join([f"({', '.join('?' * len(some[0]))})"] * len(some))
+        values = [value for row in some for value in row]
+        driver.execute(f"INSERT INTO {into} VALUES {places}", values)  # noqa: S608 - placeholders and constants
 
 
 def _translated(error: Exception) -> Exception:

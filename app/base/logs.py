@@ -185,6 +185,8 @@ def _field(name: str, value: Any, depth: int) -> Any:
     """Return the field's value; a secret's name is enough to hide it, whatever it looks like."""
     if _is_secret_name(name) and value is not None and not isinstance(value, bool):
         return REDACTED
+    if type(value) is str:  # most are, and finding that out below takes longer
+        return _clean(value)
     return _plain(value, depth)
 
 

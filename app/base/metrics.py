@@ -133,17 +133,9 @@ class Metrics:
         finally:
             self._mints.labels(profile or "", outcome).inc()
 
-    @contextmanager
-    def waiting(self, queue: Queue) -> Iterator[None]:
-        """Count one more who waits in *queue*, and for how long."""
-        depth, wait = self._queues[queue]
-        began = perf_counter()
-        depth.inc()
-        try:
-            yield
-        finally:
-            depth.dec()
-            wait.observe(perf_counter() - began)
+    def waiting(self, queue: Queue) -> "_Wait":
+        """Count one more who waits in *queue*, and for how long: a context manager."""
+        return _Wait(*self._queues[queue])
 
     @contextmanager
     def asking_upstream(self) -> Iterator[None]:
@@ -168,6 +160,24 @@ class Metrics:
         if self._folder:
             _forget_the_dead(Path(self._folder))
         return generate_latest(self._shown)
+
+
+class _Wait:
+    """One who waits. Not a generator: each mint waits three times, and this costs half as much."""
+
+    __slots__ = ("_began", "_depth", "_wait")
+
+    def __init__(self, depth: Gauge, wait: Histogram) -> None:
+        self._depth = depth
+        self._wait = wait
+
+    def __enter__(self) -> None:
+        self._began = perf_counter()
+        self._depth.inc()
+
+    def __exit__(self, *_: object) -> None:
+        self._depth.dec()
+        self._wait.observe(perf_counter() - self._began)
 
 
 class _ModelEnds(Collector):

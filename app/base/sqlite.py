@@ -88,6 +88,8 @@ class SqliteDatabase(Database):
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
+        # In pages of 4 KiB. Rows of a busy minute share pages, so rarer checkpoints copy less.
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA recursive_triggers = ON")  # REPLACE meets the DELETE trigger
         return connection

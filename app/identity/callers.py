@@ -219,18 +219,21 @@ def still_allowed(caller: Caller, *, now: datetime) -> Guard:
 
 
 _STANDING = Lookup(
-    sqlite="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at,"
-    " sign_ins.expires_at FROM sign_ins JOIN users ON users.id = sign_ins.user_id"
-    " WHERE sign_ins.id = ?",
-    postgres="SELECT sign_ins.id, users.id, users.role, users.disabled_at, sign_ins.revoked_at,"
-    " sign_ins.expires_at FROM sign_ins JOIN users ON users.id = sign_ins.user_id"
-    " WHERE sign_ins.id = ANY($1)",
+    columns=(
+        "sign_ins.id",
+        "users.id",
+        "users.role",
+        "users.disabled_at",
+        "sign_ins.revoked_at",
+        "sign_ins.expires_at",
+    ),
+    source="sign_ins JOIN users ON users.id = sign_ins.user_id",
 )
 
 
 _KEY_STANDING = Lookup(
-    sqlite="SELECT id, revoked_at, expires_at FROM service_keys WHERE id = ?",
-    postgres="SELECT id, revoked_at, expires_at FROM service_keys WHERE id = ANY($1)",
+    columns=("service_keys.id", "service_keys.revoked_at", "service_keys.expires_at"),
+    source="service_keys",
 )
 
 

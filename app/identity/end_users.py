@@ -35,4 +35,4 @@ class EndUsers:
             reason = f"must have 1 to {LONGEST_USER} characters, all of them printable"
             raise InvalidRequest(errors=[FieldError("user", reason)])
         digest = hmac.digest(self._key, user.encode(), hashlib.sha256)
-        return id_of("eus", digest[:16])
+        return id_of("eus", digest[:26])

@@ -56,8 +56,11 @@ class Admission:
         self._waiting += 1
         try:
             with self._metrics.waiting("mint"):
-                async with asyncio.timeout(self._wait_seconds):
-                    await self._places.acquire()
+                if self._places.locked():
+                    async with asyncio.timeout(self._wait_seconds):
+                        await self._places.acquire()
+                else:
+                    await self._places.acquire()  # at once
         except TimeoutError:
             self._refuse()
         finally:

@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -126,7 +126,7 @@ class Minter:
             # Step 2: the intent is on disk, and in that transaction the caller is still allowed.
             attempt = _attempt(attempt_id, caller, plan)
             await self._log.record(
-                [replace(attempt, outcome="requested", personal=caller.origin.personal())],
+                [Event(outcome="requested", personal=caller.origin.personal(), **attempt)],
                 guard=still_allowed(caller, now=self._clock()),
             )
         except (AuditUnavailable, InvalidRequest):
@@ -152,19 +152,18 @@ class Minter:
 
         # Step 4: the outcome is on disk. Only now may the secret leave. The write goes on when the
         # client hangs up, so that the row tells of every secret that OpenAI gave us.
-        issued = replace(
-            attempt,
+        issued = Event(
             outcome="issued",
-            event_id=new_id("evt"),
             expires_at=secret.expires_at,
             upstream_status=200,
             upstream_request_id=secret.upstream_request_id,
             upstream_session_id=secret.upstream_session_id,
             upstream_ms=secret.upstream_ms,
             token_fingerprint=self.fingerprint(secret.value.get_secret_value()),
+            **attempt,
         )
         try:
-            await asyncio.shield(self._log.record([issued]))
+            await self._log.record([issued])
         except AlreadyRecorded:
             # The sweep took this attempt for lost, and its row stands: the secret is dropped.
             self._logger.warning("client_secret_dropped", attempt_id=attempt_id)
@@ -186,34 +185,35 @@ class Minter:
     def _keyed(key: bytes, text: str) -> str:
         return hmac.digest(key, text.encode(), hashlib.sha256).hex()
 
-    async def _settle_without_secret(self, attempt: Event, error: BaseException) -> None:
+    async def _settle_without_secret(
+        self, attempt: Mapping[str, Any], error: BaseException
+    ) -> None:
         """Give *attempt* the outcome ``failed``, or ``unknown`` when a secret may exist."""
         if isinstance(error, UpstreamProblem):
             self._logger.warning(
                 "upstream_refused",
-                attempt_id=attempt.attempt_id,
+                attempt_id=attempt["attempt_id"],
                 problem=error.code,
                 upstream_status=error.upstream_status,
                 upstream_code=error.upstream_code,
                 upstream_request_id=error.upstream_request_id,
             )
-            outcome = replace(
-                attempt,
+            outcome = Event(
                 outcome="unknown" if error.may_have_minted else "failed",
-                event_id=new_id("evt"),
                 reason=error.code,
                 upstream_status=error.upstream_status,
                 upstream_code=error.upstream_code,
                 upstream_request_id=error.upstream_request_id,
+                **attempt,
             )
         else:
             reason = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal_error"
-            outcome = replace(attempt, outcome="unknown", event_id=new_id("evt"), reason=reason)
+            outcome = Event(outcome="unknown", reason=reason, **attempt)
         try:
-            await asyncio.shield(self._log.record([outcome]))
+            await self._log.record([outcome])
         except (AuditUnavailable, AlreadyRecorded):
             # The refusal stands; the sweep gives the attempt its outcome when the log is back.
-            self._logger.warning("outcome_not_recorded", attempt_id=attempt.attempt_id)
+            self._logger.warning("outcome_not_recorded", attempt_id=attempt["attempt_id"])
 
     async def _deny(
         self,
@@ -238,24 +238,23 @@ class Minter:
         await self._denials.record(event)
 
 
-def _attempt(attempt_id: str, caller: Caller, plan: PlannedSession) -> Event:
-    """Return what the rows of one attempt have in common."""
-    return Event(
-        action=ACTION,
-        outcome="requested",
-        attempt_id=attempt_id,
-        actor=caller.user_id,
-        credential=caller.credential,
-        sign_in=caller.sign_in_id,
-        request_id=caller.origin.request_id,
-        profile=plan.profile,
-        model_asked=plan.model_asked,
-        model_used=plan.model,
-        transcription_model=plan.transcription_model,
-        language=plan.language,
-        ttl_seconds=plan.ttl_seconds,
-        config_digest=plan.config_digest,
-    )
+def _attempt(attempt_id: str, caller: Caller, plan: PlannedSession) -> dict[str, Any]:
+    """Return what the rows of one attempt have in common, as members of `Event`."""
+    return {
+        "action": ACTION,
+        "attempt_id": attempt_id,
+        "actor": caller.user_id,
+        "credential": caller.credential,
+        "sign_in": caller.sign_in_id,
+        "request_id": caller.origin.request_id,
+        "profile": plan.profile,
+        "model_asked": plan.model_asked,
+        "model_used": plan.model,
+        "transcription_model": plan.transcription_model,
+        "language": plan.language,
+        "ttl_seconds": plan.ttl_seconds,
+        "config_digest": plan.config_digest,
+    }
 
 
 def _seconds_left(expires_at: int, ttl_seconds: int, asked_at: datetime) -> int:

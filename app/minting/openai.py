@@ -18,6 +18,7 @@ text, the address or a proxy's password hangs below them as cause or context.
 
 import asyncio
 import ipaddress
+import json
 import re
 import ssl
 import time
@@ -123,7 +124,10 @@ class OpenAI:
         url = httpx.URL(base_url)
         if url.userinfo:
             raise ValueError("the base URL must not carry a user name or password")
-        self._base_url = base_url.rstrip("/")
+        base_url = base_url.rstrip("/")
+        # Made once: to parse an address costs httpx as much as to send a request.
+        self._client_secrets_url = httpx.URL(base_url + "/realtime/client_secrets")
+        self._models_url = httpx.URL(base_url + "/models")
         self._api_key = api_key
         self._organization = organization
         self._project = project
@@ -161,8 +165,9 @@ class OpenAI:
         began, started = self._clock(), time.monotonic()
         answer = await self._ask(
             "POST",
-            "/realtime/client_secrets",
+            self._client_secrets_url,
             headers={
+                "Content-Type": "application/json",
                 "OpenAI-Safety-Identifier": safety_identifier,
                 "X-Client-Request-Id": client_request_id,
             },
@@ -193,7 +198,7 @@ class OpenAI:
         Source: OpenAI API reference, `GET /v1/models`.
         """
         try:
-            answer = await self._ask("GET", "/models", limit_bytes=MODELS_LIMIT_BYTES)
+            answer = await self._ask("GET", self._models_url, limit_bytes=MODELS_LIMIT_BYTES)
             if answer.status != HTTPStatus.OK:
                 raise refusal(answer, now=self._clock())
             models = answer.content.get("data")
@@ -217,18 +222,22 @@ class OpenAI:
     async def _ask(
         self,
         method: str,
-        path: str,
+        url: httpx.URL,
         *,
         headers: Mapping[str, str] | None = None,
         content: Mapping[str, Any] | None = None,
         limit_bytes: int,
     ) -> Answer:
+        body = json.dumps(content, separators=(",", ":")).encode() if content else b""
         request = httpx.Request(
             method,
-            self._base_url + path,
+            url,
             headers={**self._standing_headers(), **(headers or {})},
-            json=content,
+            # Given as a stream it stays as it is: httpx adds no headers, at the cost of a look at
+            # each that is there, and the transport adds those that it needs.
+            stream=httpx.ByteStream(body),
         )
+        request.read()
         problem: UpstreamProblem
         try:
             async with asyncio.timeout(self._deadline_seconds):
@@ -311,7 +320,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request.method,
                 str(request.url),
                 headers=request.headers,
-                data=await request.aread() or None,
+                data=request.content or None,
                 allow_redirects=False,
             )
         except aiohttp.ConnectionTimeoutError:

@@ -97,13 +97,17 @@ class Profile:
     """OpenAI's session, with models and {variables} as the operator wrote them."""
 
 
+MOST_SESSIONS = 1000
+"""Planned sessions that are kept; some kilobytes each."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedSession:
     """The session one token is bound to, ready to be sent."""
 
     profile: str
     session: Json
-    """Exactly what OpenAI gets and the caller sees. Nobody else holds it."""
+    """Exactly what OpenAI gets and the caller sees. Others get the same object: never alter it."""
 
     ttl_seconds: int
     model: str
@@ -154,6 +158,8 @@ class Profiles:
         self._remarks = remarks
         self._plans: dict[str, _Plan] = {}
         self._planned_on = date.min
+        self._sessions: dict[tuple[str | int | None, ...], PlannedSession] = {}
+        self._sessions_of = date.min
 
     @classmethod
     def read(cls, settings: Settings, *, catalogue: Catalogue, today: date) -> Self:
@@ -219,8 +225,18 @@ class Profiles:
             names = ", ".join(allowed.name for allowed in self.for_role(role, only=only)) or "none"
             raise ProfileNotFound(f"There is no such profile for this caller. There are: {names}.")
         _check(wish, profile)
-        plan = self._plan_for(profile, today)
+        if wish.variables:
+            return self._session_for(profile, wish, today)
+        # Few sessions differ but in their variables, so nearly all mints find theirs here.
+        if today != self._sessions_of or len(self._sessions) >= MOST_SESSIONS:
+            self._sessions, self._sessions_of = {}, today
+        key = (profile.name, wish.language, wish.voice, wish.ttl_seconds)
+        if key not in self._sessions:
+            self._sessions[key] = self._session_for(profile, wish, today)
+        return self._sessions[key]
 
+    def _session_for(self, profile: Profile, wish: Wish, today: date) -> PlannedSession:
+        plan = self._plan_for(profile, today)
         session = json.loads(plan.session_json)
         if plan.blanks:
             session["instructions"] = plan.blanks.sub(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Security
 from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
 from fastapi.security import HTTPBearer, OAuth2
+from starlette.types import Scope
 
 from app.identity.callers import Caller, Origin
 from app.runtime import Runtime
@@ -77,17 +78,45 @@ async def get_runtime(request: Request) -> Runtime:
 RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 
 
-async def origin_of(request: Request) -> Origin:
-    """Return where *request* comes from."""
-    user_agent = request.headers.get("user-agent")
+def origin_of(scope: Scope) -> Origin:
+    """Return where the request of *scope* comes from."""
+    user_agent = _header(scope, b"user-agent")
+    state = scope["state"]
     return Origin(
-        request_id=request.state.request_id,
-        ip=request.state.client_address,
+        request_id=state["request_id"],
+        ip=state["client_address"],
         user_agent=user_agent[:LONGEST_USER_AGENT] if user_agent else None,
     )
 
 
-OriginDep = Annotated[Origin, Depends(origin_of)]
+async def get_origin(request: Request) -> Origin:
+    """Return where *request* comes from."""
+    return origin_of(request.scope)
+
+
+OriginDep = Annotated[Origin, Depends(get_origin)]
+
+
+async def admit(scope: Scope, runtime: Runtime, *, needs: str | None) -> Caller:
+    """Return the caller whose credential the request of *scope* carries, if it has what it *needs*.
+
+    Whether they still may act stands in the database, see `Callers.authenticate`.
+
+    Raises:
+        Unauthenticated, InvalidToken, InsufficientScope: See there.
+    """
+    authorization = _header(scope, b"authorization")
+    caller = await runtime.callers.authenticate(authorization, origin_of(scope), scope=needs)
+    scope["state"]["log"]["actor"] = caller.user_id
+    return caller
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """Return the first header of that *name*, in lower case as ASGI has it."""
+    for header, value in scope["headers"]:
+        if header == name:
+            return str(value, "latin-1")
+    return None
 
 
 def caller_with(
@@ -105,12 +134,11 @@ def caller_with(
     async def caller(
         request: Request,
         runtime: RuntimeDep,
-        origin: OriginDep,
-        _: Annotated[object, Security(bearer_token, scopes=scopes)],
-        authorization: Annotated[str | None, Security(password_grant, scopes=scopes)],
+        # For the description; `admit` reads the header itself.
+        _bearer: Annotated[object, Security(bearer_token, scopes=scopes)],
+        _password: Annotated[object, Security(password_grant, scopes=scopes)],
     ) -> Caller:
-        caller = await runtime.callers.authenticate(authorization, origin, scope=scope)
-        request.state.log["actor"] = caller.user_id
+        caller = await admit(request.scope, runtime, needs=scope)
         if confirmed:
             await runtime.callers.confirm(caller)
         return caller

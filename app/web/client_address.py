@@ -1,5 +1,6 @@
 """Where a request comes from, when proxies stand between."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from starlette.datastructures import Headers
@@ -41,6 +42,7 @@ def client_address(scope: Scope, trusted: tuple[Network, ...]) -> str:
     return str(address)
 
 
+@lru_cache(maxsize=1024)
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text.partition("%")[0])  # behind it a zone may be called anything

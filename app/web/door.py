@@ -6,7 +6,7 @@ From the outside in::
     CORSMiddleware         lets the browsers of known origins read the answer, refusals too
     ServerErrorMiddleware  turns a bug into the 500 problem
     BodyIntake             takes the whole body in, unless it is too large, too slow or not JSON
-    Turnstile              turns mints away while there is not even a place to wait
+    Shortcut               answers mints itself; everything else goes on to FastAPI
 
 Plain ASGI throughout: no task per request, no copy of an answer.
 """
@@ -16,7 +16,7 @@ import re
 from collections.abc import MutableMapping
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers
@@ -30,7 +30,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.base.errors import (
     BodyTooLarge,
     InternalError,
-    Overloaded,
     Problem,
     RequestTimeout,
     UnsupportedMediaType,
@@ -39,9 +38,7 @@ from app.base.ids import new_id
 from app.settings import Network, Settings
 from app.web.client_address import client_address
 from app.web.problems import OAUTH_PATHS, problem_response
-
-if TYPE_CHECKING:
-    from app.runtime import Runtime
+from app.web.shortcut import Shortcut
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
@@ -50,7 +47,6 @@ BODY_SECONDS = 10.0
 _LINGER_SECONDS = 2.0
 _MAX_LOGGED_PATH = 200
 _SANDBOX = "/sandbox/"
-_MINTING = "/realtime/token"
 # What begins like a secret would stand in the audit log for ever, so it gets a name of ours.
 _REQUEST_ID = re.compile(rb"(?!ek_|sk-|rtk_|rtr_|eyJ)[A-Za-z0-9._-]{1,64}")
 _JSON = "application/json"
@@ -75,7 +71,7 @@ def door(settings: Settings, *, body_seconds: float = BODY_SECONDS) -> list[Midd
         Middleware(CORSMiddleware, **cors_options(settings)),
         Middleware(ServerErrorMiddleware, handler=on_bug),
         Middleware(BodyIntake, public_url=settings.public_url, body_seconds=body_seconds),
-        Middleware(Turnstile, public_url=settings.public_url),
+        Middleware(Shortcut, public_url=settings.public_url),
     ]
 
 
@@ -262,36 +258,6 @@ class BodyIntake:
         except TimeoutError:
             raise RequestTimeout from None
         return bytes(body)
-
-
-class Turnstile:
-    """Turns mints away while there is not even a place to wait, before they cost anything more.
-
-    `Minter.mint` would refuse them too, but only behind routing and the check of a signature. Here
-    nothing is held, so that strangers cannot take the places of those who may mint.
-
-    Args:
-        app: What answers.
-        public_url: For the problems, see ``problem_response``.
-    """
-
-    def __init__(self, app: ASGIApp, *, public_url: str) -> None:
-        self.app = app
-        self._public_url = public_url
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; whatever is not a mint passes."""
-        if scope["type"] == "http" and scope["path"] == _MINTING and scope["method"] == "POST":
-            # An application tested without its lifespan has no runtime here.
-            runtime: Runtime | None = scope["state"].get("runtime")
-            try:
-                if runtime is not None:
-                    runtime.admission.check()
-            except Overloaded as problem:
-                response = problem_response(problem, scope, public_url=self._public_url)
-                await response(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
 
 
 def _check_media_type(headers: Headers, path: str) -> None:

@@ -1,12 +1,10 @@
 """What is wrong with a request, field by field, without repeating what was submitted."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any, get_args
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from app.base.errors import FieldError
@@ -56,12 +54,27 @@ _REASONS = {
 }
 
 
-def field_errors(error: RequestValidationError, request: Request) -> list[FieldError]:
-    """Return the first 20 faults, each with the field's dotted path as the client wrote it."""
-    return [_field_error(fault, request) for fault in islice(error.errors(), _MAX_ERRORS)]
+def field_errors(
+    faults: Iterable[Mapping[str, Any]], *, known: Collection[str]
+) -> list[FieldError]:
+    """Return the first 20 faults, each with the field's dotted path as the client wrote it.
+
+    Args:
+        faults: As pydantic names them, each path with its place in front: ``body``, ``query`` …
+        known: Names of the fields that the body has.
+    """
+    return [_field_error(fault, known) for fault in islice(faults, _MAX_ERRORS)]
 
 
-def _field_error(fault: Mapping[str, Any], request: Request) -> FieldError:
+def field_names(annotation: Any) -> list[str]:
+    """Return the names of the fields of a model, or of the model in ``Model | None``."""
+    for model in (annotation, *get_args(annotation)):
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            return [field.alias or name for name, field in model.model_fields.items()]
+    return []
+
+
+def _field_error(fault: Mapping[str, Any], known: Collection[str]) -> FieldError:
     place, *path = fault["loc"]
     if fault["type"] == "json_invalid":
         path = []  # FastAPI puts the position here
@@ -71,9 +84,10 @@ def _field_error(fault: Mapping[str, Any], request: Request) -> FieldError:
         reason = _reason(fault)
     elif len(named) < len(path):
         reason = "has a field that is not known"
+    elif known and place == "body" and len(path) == 1:
+        reason = f"is not a known field; known are {', '.join(known)}"
     else:
-        known = ", ".join(_body_fields(request)) if place == "body" and len(path) == 1 else ""
-        reason = f"is not a known field; known are {known}" if known else "is not a known field"
+        reason = "is not a known field"
     return FieldError(".".join(named) or str(place), reason)
 
 
@@ -98,13 +112,3 @@ def _quotes(sentence: str, submitted: Any, *, depth: int = 0) -> bool:
             return False
         case _:
             return str(submitted) in sentence
-
-
-def _body_fields(request: Request) -> list[str]:
-    """Return the names of the fields that the route's body has, where it is a model."""
-    body = getattr(request.scope.get("route"), "body_field", None)
-    annotation = body.field_info.annotation if body else None
-    for model in (annotation, *get_args(annotation)):  # Model or Model | None
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            return [field.alias or name for name, field in model.model_fields.items()]
-    return []

@@ -40,7 +40,7 @@ from app.base.errors import (
     UpstreamRateLimited,
 )
 from app.base.ids import new_id
-from app.web.field_errors import field_errors
+from app.web.field_errors import field_errors, field_names
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -323,7 +323,9 @@ def _problem_of(error: Exception, request: Request) -> Problem:
         case Problem():
             return error
         case RequestValidationError():
-            return InvalidRequest(errors=field_errors(error, request))
+            body = getattr(request.scope.get("route"), "body_field", None)
+            known = field_names(body.field_info.annotation) if body else ()
+            return InvalidRequest(errors=field_errors(error.errors(), known=known))
         case HTTPException(status_code=status) if status in _FRAMEWORK_REFUSALS:
             return _FRAMEWORK_REFUSALS[status]()
         case HTTPException(status_code=status) if status < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -24,16 +24,21 @@ from app.base.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from app.identity.callers import Caller
 from app.identity.end_users import LONGEST_USER
 from app.minting.catalogue import Model, SessionType, Transport, TurnDetection
 from app.minting.mint import Minted
 from app.minting.profiles import LONGEST_VARIABLE, SHORTEST_TTL_SECONDS, Profile, Wish
 from app.minting.session_shape import VOICES
+from app.runtime import Runtime
 from app.web.callers import MintingCaller, ProfileCaller, RuntimeDep
 from app.web.problems import problem_responses
 from app.web.schema import Absent, Answer, Asked, success
 
 router = APIRouter(prefix="/realtime", tags=["Realtime"])
+
+NOT_STORED = {"Cache-Control": "no-store"}
+"""Goes with every token, as RFC 6749 section 5.1 asks."""
 
 
 class TokenRequest(Asked):
@@ -338,11 +343,20 @@ async def mint_token(
     Leave the body out, or send null, to take the profile `default` as it is. A backend that asks
     with a service key names its end user in `user`; the limits are then those of that user.
     """
+    response.headers.update(NOT_STORED)
+    return await mint(caller, runtime, wish)
+
+
+async def mint(caller: Caller, runtime: Runtime, wish: TokenRequest | None) -> TokenResponse:
+    """Mint one client secret for *caller*, or for whom they name.
+
+    Raises:
+        InvalidRequest: See `Callers.on_behalf_of`.
+        Problem: See `Minter.mint`.
+    """
     request = wish or TokenRequest()
     caller = runtime.callers.on_behalf_of(caller, request.user)
-    minted = await runtime.minter.mint(caller, _wish(request))
-    response.headers["Cache-Control"] = "no-store"  # RFC 6749 section 5.1
-    return TokenResponse.of(minted)
+    return TokenResponse.of(await runtime.minter.mint(caller, _wish(request)))
 
 
 @router.get(

@@ -1,5 +1,6 @@
 """Puts the application on the network: in this process, or in several that another looks after."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,9 @@ from uvicorn.supervisors import Multiprocess
 from app.web.http_protocol import HttpProtocol
 
 BACKLOG = 2048
+
+YOUNG_OBJECTS = 10_000
+"""New objects that may wait for the garbage collector."""
 
 STOP_SECONDS = 15
 """How long requests under way may take after SIGTERM; the whole stop stays under 20 s."""
@@ -72,6 +76,18 @@ class Supervisor(Multiprocess):
             worker.process.join(max(0.0, deadline - time.monotonic()))
             worker.process.kill()  # does nothing to what has ended
             worker.process.join()
+
+
+def spare_the_collector() -> None:
+    """Let the garbage collector leave alone what stays for good: modules, models, routes.
+
+    It would look through all of it again and again, a tenth of the time of a busy service. What a
+    request makes goes when its last reference does; the collector is there for the exceptions, and
+    comes for every 10,000 objects instead of every 700.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 def end_with_supervisor() -> None:
