@@ -8,7 +8,7 @@ import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -31,6 +31,8 @@ from app.base.metrics import Metrics, share_between_workers
 from app.identity.callers import Caller, Origin
 from app.identity.external_users import ExternalUser
 from app.identity.issuer_settings import read_issuers
+from app.identity.key_ring import LIFETIME_DAYS, OVERLAP_HOURS, NewKey, ends_soon
+from app.identity.service_keys import KEY_SCOPE_MEANINGS, ServiceKey
 from app.identity.sign_in import GrantRefused
 from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app, sandbox_models
@@ -39,6 +41,7 @@ from app.minting.profiles import Profiles, ProfilesFault, Wish
 from app.runtime import (
     Runtime,
     database_of,
+    end_users,
     installation_secret,
     issuers_of,
     open_runtime,
@@ -60,7 +63,9 @@ app = typer.Typer(
 )
 users_cli = typer.Typer(help="Add users and change what they may do.", no_args_is_help=True)
 audit_cli = typer.Typer(help="Read the log and prove that nobody edited it.", no_args_is_help=True)
+keys_cli = typer.Typer(help="Give keys to backends, replace and revoke them.", no_args_is_help=True)
 app.add_typer(users_cli, name="users")
+app.add_typer(keys_cli, name="keys")
 app.add_typer(audit_cli, name="audit")
 
 PIPE_WIDTH = 200  # what is not read on a terminal need not fit one
@@ -135,6 +140,7 @@ async def _announce(runtime: Runtime) -> None:
         ]
     for warning in runtime.profiles.warnings(runtime.clock().date()):
         lines.append(f"  Note: {warning}")
+    lines += [f"  Note: {warning}" for warning in await runtime.key_ring.warnings()]
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
 
@@ -216,13 +222,24 @@ def check(
     settings = _settings()
     today = system_clock().date()
     profiles = Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
-    for warning in profiles.warnings(today):
+    for warning in [*profiles.warnings(today), *asyncio.run(_database_notes(settings))]:
         out.print(f"note: {warning}")
     read_issuers(settings)
     if online:
         asyncio.run(_check_online(settings))
         asyncio.run(_check_issuers(settings))
     out.print("ok")
+
+
+async def _database_notes(settings: Settings) -> list[str]:
+    """Return what there is to say about the database, if there is one already."""
+    if settings.database_url is None and not settings.database_path.exists():
+        return []
+    try:
+        async with open_runtime(settings) as runtime:
+            return await runtime.key_ring.warnings()
+    except DatabaseFault as fault:
+        return [str(fault)]
 
 
 async def _check_online(settings: Settings) -> None:
@@ -294,7 +311,7 @@ def version() -> None:
 # Users --------------------------------------------------------------------------------------
 
 
-def _with_users(act: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
+def _in_runtime(act: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
     async def run() -> T:
         async with open_runtime(_settings()) as runtime:
             return await act(runtime)
@@ -322,7 +339,7 @@ def add_user(
 ) -> None:
     """Create a user and print the new identifier."""
     password = _password(from_stdin=password_stdin)
-    user = _with_users(
+    user = _in_runtime(
         lambda runtime: runtime.users.add(email, role=role, password=password, by=OPERATOR)
     )
     typer.echo(user.id)
@@ -338,7 +355,7 @@ def list_users() -> None:
         return sorted(both, key=lambda user: user.created_at)
 
     table = Table("id", "email or subject", "role", "issuer", "created", "disabled", box=None)
-    for user in _with_users(everybody):
+    for user in _in_runtime(everybody):
         if isinstance(user, User):
             who = (user.email, str(user.role), "")
         else:
@@ -359,14 +376,14 @@ Who = Annotated[str, typer.Argument(help="An address; the usr_… of an external
 @users_cli.command("disable")
 def disable_user(who: Who) -> None:
     """Stop a user at once: no mint that begins later succeeds."""
-    user = _with_users(lambda runtime: _switch(runtime, who, on=False))
+    user = _in_runtime(lambda runtime: _switch(runtime, who, on=False))
     typer.echo(f"{user.id} is disabled")
 
 
 @users_cli.command("enable")
 def enable_user(who: Who) -> None:
     """Let a user act again, after a new sign-in."""
-    user = _with_users(lambda runtime: _switch(runtime, who, on=True))
+    user = _in_runtime(lambda runtime: _switch(runtime, who, on=True))
     typer.echo(f"{user.id} is enabled")
 
 
@@ -374,8 +391,101 @@ def enable_user(who: Who) -> None:
 def set_password(email: str, *, password_stdin: PasswordStdin = False) -> None:
     """Give a user another password and end their sign-ins."""
     password = _password(from_stdin=password_stdin)
-    user = _with_users(lambda runtime: runtime.users.set_password(email, password, by=OPERATOR))
+    user = _in_runtime(lambda runtime: runtime.users.set_password(email, password, by=OPERATOR))
     typer.echo(f"{user.id} has a new password")
+
+
+# Service keys -------------------------------------------------------------------------------
+
+
+LifetimeDays = Annotated[int, typer.Option("--days", help="How long it is good, up to 366 days.")]
+
+
+@keys_cli.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="For people: which backend has it.")],
+    *,
+    scope: Annotated[
+        list[str], typer.Option(help=f"{' or '.join(KEY_SCOPE_MEANINGS)}; may be repeated.")
+    ] = ["mint:on-behalf"],  # noqa: B006 - typer copies it
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="A session profile it may be used for; may be repeated. Default: all."),
+    ] = None,
+    days: LifetimeDays = LIFETIME_DAYS,
+) -> None:
+    """Make a key and print it, this once."""
+    made = _in_runtime(
+        lambda runtime: runtime.key_ring.create(
+            name, scopes=scope, profiles=profile or None, lifetime_days=days, by=None
+        )
+    )
+    _show_once(made)
+
+
+@keys_cli.command("list")
+def list_keys() -> None:
+    """List all keys, oldest first."""
+    now = system_clock()
+    columns = ("id", "name", "scopes", "profiles", "created", "last used", "ends", "")
+    table = Table(*columns, box=None)
+    for key in _in_runtime(lambda runtime: runtime.key_ring.all()):
+        table.add_row(
+            key.id,
+            key.name,
+            " ".join(sorted(key.scopes)),
+            "all" if key.profiles is None else " ".join(sorted(key.profiles)),
+            f"{key.created_at:%Y-%m-%d %H:%M}",
+            f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "",
+            f"{key.expires_at:%Y-%m-%d %H:%M}",
+            _remark(key, now),
+        )
+    out.print(table)
+
+
+def _remark(key: ServiceKey, now: datetime) -> str:
+    """Return what is special about *key* at *now*, in a few words."""
+    if fault := key.fault(now):
+        return fault.removeprefix("service_key_")
+    if key.successor_id:
+        return f"replaced by {key.successor_id}"
+    return f"ends in {(key.expires_at - now).days} days" if ends_soon(key, now) else ""
+
+
+@keys_cli.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="The key_… of the key.")]) -> None:
+    """End a key at once: no mint that begins later succeeds."""
+    key = _in_runtime(lambda runtime: runtime.key_ring.revoke(key_id, by=None))
+    typer.echo(f"{key.id} is revoked")
+
+
+@keys_cli.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(help="The key_… of the key.")],
+    *,
+    overlap_hours: Annotated[
+        int, typer.Option(help="How long the old key stays good, up to 168 hours.")
+    ] = OVERLAP_HOURS,
+    days: LifetimeDays = LIFETIME_DAYS,
+) -> None:
+    """Make the successor of a key and print it, this once; the old one stays good for a while."""
+    made = _in_runtime(
+        lambda runtime: runtime.key_ring.rotate(
+            key_id, overlap_hours=overlap_hours, lifetime_days=days, by=None
+        )
+    )
+    _show_once(made)
+    typer.echo(f"{key_id} ends in {overlap_hours} hours at the latest.", err=True)
+
+
+def _show_once(made: NewKey) -> None:
+    """Print a key on stdout, where it can be piped from, and what to know about it on stderr."""
+    typer.echo(made.text.get_secret_value())
+    typer.echo(
+        f"{made.key.id} is good until {made.key.expires_at:%Y-%m-%d}. It is shown this once:"
+        " give it to the backend, and to nobody else.",
+        err=True,
+    )
 
 
 # The log ------------------------------------------------------------------------------------
@@ -388,18 +498,28 @@ def list_events(
     actor: Annotated[str | None, typer.Option(help="A user's id.")] = None,
     action: Annotated[str | None, typer.Option(help="For instance client_secret.mint.")] = None,
     outcome: Annotated[str | None, typer.Option(help="For instance denied.")] = None,
+    key: Annotated[str | None, typer.Option(help="The key_… of the service key used.")] = None,
+    end_user: Annotated[
+        str | None, typer.Option(help="An end user, as a backend names them; in place of --actor.")
+    ] = None,
 ) -> None:
     """Show the newest rows of the log."""
+    settings = _settings()
+    if end_user is not None:
+        actor = end_users(installation_secret(settings)).pseudonym_of(end_user)
 
     async def run() -> None:
-        async with _database(_settings()) as database:
+        async with _database(settings) as database:
             search = Search(database, cursor_key=b"")  # one page, no cursor
-            filters = Filters(actor=actor, action=action, outcome=outcome)
+            filters = Filters(actor=actor, action=action, outcome=outcome, credential=key)
             page = await search.page(filters, limit=limit)
-        table = Table("seq", "time", "action", "outcome", "reason", "actor", "model", box=None)
+        columns = ("seq", "time", "action", "outcome", "reason", "actor", "service key", "model")
+        table = Table(*columns, box=None)
         for entry in page.entries:
-            shown = ("action", "outcome", "reason", "actor", "model_used")
-            cells = (str(entry.members.get(name, "")) for name in shown)
+            credential = str(entry.members.get("credential", ""))
+            shown = {**entry.members, "key": credential if is_id(credential, "key") else ""}
+            names = ("action", "outcome", "reason", "actor", "key", "model_used")
+            cells = (str(shown.get(name, "")) for name in names)
             at = entry.recorded_at.astimezone(UTC)
             table.add_row(str(entry.seq), f"{at:%Y-%m-%d %H:%M:%S}", *cells)
         out.print(table)

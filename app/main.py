@@ -24,7 +24,7 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
-from app.web import audit, auth, docs, health, realtime
+from app.web import audit, auth, docs, health, keys, realtime
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
@@ -43,6 +43,8 @@ audio flows directly between the frontend and OpenAI, and every token leaves a r
 2. `POST /realtime/token` gives a token and the session it is bound to.
 3. Connect where `connect` says, at once. Ask for a new token for each connection.
 
+A backend shows a **service key** in place of 1, and names its end user in 2.
+
 **What a token binds is a default.** Its holder can change everything but the model; put nothing
 confidential into a session.
 
@@ -59,6 +61,7 @@ TAGS = [
     {"name": "Realtime", "description": "Tokens, and what they can be bound to"},
     {"name": "Sign-in", "description": "Access tokens for accounts of this service"},
     {"name": "Audit", "description": "Who got which token, when and from where; refusals too"},
+    {"name": "Service keys", "description": "Credentials of backends; for admins"},
     {"name": "Operation", "description": "For load balancers and operators"},
 ]
 
@@ -118,6 +121,7 @@ def create_app(
         realtime.router,
         auth.router,
         audit.router,
+        keys.router,
         health.router,
         docs.router,
         error_pages(public_url=settings.public_url),

@@ -24,11 +24,14 @@ from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
+from app.identity.end_users import EndUsers
 from app.identity.external_tokens import ExternalTokens
 from app.identity.external_users import ExternalUsers
 from app.identity.issuer_settings import read_issuers
 from app.identity.issuers import Issuers
+from app.identity.key_ring import KeyRing
 from app.identity.passwords import Passwords
+from app.identity.service_keys import ServiceKeys
 from app.identity.sign_in import SignIn
 from app.identity.sign_out import SignOut
 from app.identity.users import Users
@@ -60,6 +63,7 @@ class Runtime:
     denials: Denials
     access_tokens: AccessTokens
     callers: Callers
+    key_ring: KeyRing
     users: Users
     issuers: Issuers | None
     external_users: ExternalUsers
@@ -114,6 +118,11 @@ def installation_secret(settings: Settings) -> bytes:
 def sandbox_api_key(secret: bytes) -> SecretStr:
     """Return the standard key that the stand-in for OpenAI takes; nobody else knows it."""
     return SecretStr(f"sk-sandbox-{derive_key(secret, 'sandbox-api-key').hex()}")
+
+
+def end_users(secret: bytes) -> EndUsers:
+    """Return who gives the end users of backends their pseudonyms."""
+    return EndUsers(derive_key(secret, "end-user"))
 
 
 @asynccontextmanager
@@ -171,6 +180,7 @@ async def open_runtime(
             stack.push_async_callback(issuers.aclose)
         denials = Denials(log, clock=clock)
         stack.push_async_callback(denials.settle, all_of_them=True)
+        service_keys = ServiceKeys(database=database, environment=settings.environment, clock=clock)
         users = Users(database=database, log=log, passwords=passwords, clock=clock)
         external_users = ExternalUsers(database=database, log=log, clock=clock)
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
@@ -187,8 +197,18 @@ async def open_runtime(
                 external=(ExternalTokens(issuers, clock=clock), external_users)
                 if issuers
                 else None,
+                service_keys=service_keys,
+                end_users=end_users(secret),
                 database=database,
                 denials=denials,
+                clock=clock,
+            ),
+            key_ring=KeyRing(
+                recogniser=service_keys,
+                environment=settings.environment,
+                profile_names=[profile.name for profile in profiles.for_role("user")],
+                database=database,
+                log=log,
                 clock=clock,
             ),
             users=users,
@@ -225,6 +245,7 @@ async def open_runtime(
                     limits,
                     per_minute=settings.mints_per_user_per_minute,
                     per_day=settings.mints_per_user_per_day,
+                    per_key_per_minute=settings.mints_per_service_key_per_minute,
                 ),
                 openai=openai,
                 log=log,
@@ -267,6 +288,8 @@ async def housekeeping(
                 ("sweep", runtime.sweep.run),
                 ("denials", runtime.denials.settle),
                 ("sign-ins", runtime.sign_out.forget_expired),
+                ("key-uses", runtime.key_ring.note_uses),
+                ("key-warnings", runtime.key_ring.warn),
             )
         ]
         if runtime.issuers is not None:

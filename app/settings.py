@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     mints_per_user_per_day: int = Field(default=200, ge=1)
     """How many tokens one user may ask for within any 24 hours."""
 
+    mints_per_service_key_per_minute: int = Field(default=600, ge=1)
+    """How many tokens one service key may ask for within any minute, for all of its users."""
+
     max_mints_in_flight: int = Field(default=256, ge=1, le=10_000)
     """Mints under way at once in one process; as many may wait a second, the rest gets a 503."""
 

@@ -159,7 +159,7 @@ async def test_the_page_can_read_a_refusal_and_what_to_do(service: Service, fron
     assert stranger["requestId"].startswith("req_")
     assert (asked[-1]["status"], asked[-1]["code"]) == (429, "rate_limited")
     assert 1 <= int(asked[-1]["retryAfter"]) <= 60
-    assert said.startswith("The access token is not valid")
+    assert said.startswith("The credential is not valid")
 
 
 async def test_a_page_of_a_stranger_is_not_answered(service: Service, frontend: int) -> None:

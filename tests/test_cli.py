@@ -73,6 +73,83 @@ def test_a_token_is_minted_for_a_user_and_the_log_tells_of_it(service: Service) 
     assert "There are: default" in said(unknown)
 
 
+def test_keys_are_managed_beside_a_running_service(service: Service) -> None:
+    made = service.run("keys", "create", "shop backend", "--profile", "default", "--days", "10")
+    old, old_id = made.stdout.strip(), made.stderr.split()[0]
+    assert made.stdout.count("\n") == 1  # good for a pipe
+
+    def mint(key: str) -> httpx.Response:
+        shown = {"Authorization": f"Bearer {key}"}
+        return httpx.post(f"{service.url}/realtime/token", headers=shown, json={"user": "17"})
+
+    assert mint(old).status_code == 200
+    assert old_id in service.run("check").stdout  # it ends soon
+    [listed] = [line for line in service.run("keys", "list").stdout.splitlines() if old_id in line]
+    assert "ends in 9 days" in listed
+    rotated = service.run("keys", "rotate", old_id, "--overlap-hours", "1")
+    new, new_id = rotated.stdout.strip(), rotated.stderr.split()[0]
+    assert (mint(old).status_code, mint(new).status_code) == (200, 200)
+    assert f"replaced by {new_id}" in service.run("keys", "list").stdout
+    assert old_id not in service.run("check").stdout
+
+    assert service.run("keys", "revoke", old_id).stdout == f"{old_id} is revoked\n"
+
+    assert (mint(old).status_code, mint(new).status_code) == (401, 200)
+    everything = service.run("keys", "list").stdout + service.run("audit", "list").stdout
+    assert "revoked" in everything
+    assert "rtk_" not in everything
+    assert "rtk_" not in service.stdout.read_text() + service.banner
+    found = service.run("audit", "list", "--end-user", "17", "--outcome", "issued").stdout
+    assert (found.count(old_id), found.count(new_id)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["create", "x", "--scope", "admin"], "scopes must be one or more of mint:on-behalf"),
+        (["create", "x", "--profile", "nope"], "profiles must be 1 to 64 of default"),
+        (["create", "x", "--days", "0"], "lifetimeDays must be 1 to 366"),
+        (["create", ""], "name must have 1 to 64 characters"),
+        (["revoke", "key_nope"], "There is no service key with this id."),
+        (["rotate", "key_nope"], "There is no service key with this id."),
+    ],
+)
+def test_a_key_that_cannot_be_ends_with_a_line(
+    service: Service, arguments: list[str], told: str
+) -> None:
+    refused = service.run("keys", *arguments)
+
+    assert told in said(refused)
+    assert refused.stdout == ""
+
+
+def test_a_start_mentions_the_keys_that_end_soon(tmp_path: Path) -> None:
+    run_command(tmp_path, "migrate")
+    made = run_command(tmp_path, "keys", "create", "shop backend", "--days", "3")
+    key_id = made.stderr.split()[0]
+
+    with serving(tmp_path) as service:
+        assert f"Note: the service key {key_id} (shop backend) ends on" in service.banner
+
+
+def test_check_looks_at_no_database_where_there_is_none(tmp_path: Path) -> None:
+    checked = run_command(tmp_path, "check")
+
+    assert checked.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_says_that_a_database_is_not_migrated(tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "sandbox.db").touch()
+
+    checked = run_command(tmp_path, "check")
+
+    assert "note: " in checked.stdout
+    assert "run: realtime-tokens migrate" in checked.stdout
+    assert checked.stdout.splitlines()[-1] == "ok"
+
+
 def test_the_log_is_verified_beside_a_running_service(service: Service) -> None:
     verified = service.run("audit", "verify")
 

@@ -25,6 +25,7 @@ from app.identity.callers import Origin
 from app.identity.external_tokens import ExternalTokens
 from app.identity.issuer_settings import Issuer
 from app.identity.issuers import Issuers
+from app.identity.key_ring import NewKey
 from app.identity.refresh_tokens import refresh_tokens
 from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app
@@ -35,6 +36,7 @@ from app.web.door import MAX_BODY_BYTES
 from tests.clock import StandingClock
 from tests.conftest import PASSWORD, as_served, played
 from tests.fakes import FakeOpenAI
+from tests.keys import bearer_of, new_key
 from tests.oidc_provider import SigningKey, providing
 from tests.openapi_document import (
     ASKING,
@@ -53,6 +55,8 @@ EMAIL = "ada@example.com"
 FORM = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
 NOWHERE = "http://127.0.0.1:9/realms/nowhere"  # nobody serves the port of the discard protocol
 REFRESH_TOKEN = "rtr_" + "a" * 43
+KEY = {"name": "a backend", "scopes": ["mint:on-behalf"]}
+KEY_VERBS = ("create", "revoke", "rotate")
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Stage:
     runtime: Runtime
     openai: FakeOpenAI
     ada: User
+    key: NewKey
 
     async def bearer(self, scopes: frozenset[str] = SCOPES["admin"]) -> dict[str, str]:
         granted = await self.runtime.sign_in.begin(self.ada, scopes, Origin())
@@ -91,7 +96,7 @@ def staging(
             ) as client,
         ):
             ada = await runtime.users.add(EMAIL, role="admin", password=PASSWORD, by=OPERATOR)
-            yield Stage(app, client, runtime, openai, ada)
+            yield Stage(app, client, runtime, openai, ada, await new_key(runtime))
 
     return stage
 
@@ -146,6 +151,11 @@ async def busy_with_passwords(stage: Stage) -> dict[str, str]:
     while stage.runtime.sign_in._passwords._places.acquire(blocking=False):
         pass
     return {}
+
+
+async def rotated(stage: Stage) -> dict[str, str]:
+    await stage.runtime.key_ring.rotate(stage.key.key.id, by=None)
+    return await stage.bearer()
 
 
 async def full(stage: Stage) -> dict[str, str]:
@@ -245,6 +255,19 @@ def cases() -> Iterator[Case]:
     yield Case(search, "invalid_cursor", send={"params": {"cursor": "made-up"}})
     yield Case(search, "invalid_request", send={"params": {"limit": "0"}})
     yield Case(show, "not_found")
+    yield from key_cases()
+
+
+def key_cases() -> Iterator[Case]:
+    create, revoke, rotate = (OPERATIONS[f"{verb}ServiceKey"] for verb in KEY_VERBS)
+    for operation in (create, revoke, rotate):
+        sent = {"json": KEY} if operation is create else {}
+        yield Case(operation, "audit_unavailable", without_a_log, sent)
+    yield Case(create, "invalid_request", send={"json": {**KEY, "profiles": ["nope"]}})
+    yield Case(rotate, "invalid_request", send={"json": {"overlapHours": 169}})
+    yield Case(revoke, "not_found")
+    yield Case(rotate, "not_found")
+    yield Case(rotate, "conflict", rotated)
 
 
 def minting_cases() -> Iterator[Case]:
@@ -309,8 +332,9 @@ CASES = list(cases())
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_refusal_is_as_described(case: Case, staging: Staging) -> None:
     operation = case.operation
-    path = operation.path.replace("{id}", "evt_unknown")
     async with staging(**case.settings) as stage:
+        known = "evt_unknown" if case.code == "not_found" else stage.key.key.id
+        path = operation.path.replace("{id}", known)
         stage.openai.reply = case.upstream
         headers = await case.prepare(stage)
         with capture_logs():  # printing the traceback of a bug takes long
@@ -348,12 +372,14 @@ def test_every_kind_of_problem_is_described_somewhere() -> None:
 async def test_a_good_answer_is_as_described(operation: Operation, staging: Staging) -> None:
     async with staging() as stage:
         minted = await stage.client.post("/realtime/token", headers=await stage.bearer())
-        path = operation.path.replace("{id}", minted.json()["id"])
+        known = minted.json()["id"] if "audit" in operation.path else stage.key.key.id
+        path = operation.path.replace("{id}", known)
         headers = {}
         if operation.path not in PUBLIC:  # no more than the document says is needed
             headers = await stage.bearer(frozenset(operation.scopes or ["mint"]))
         form = {"signIn": FORM, "signOut": {"token": REFRESH_TOKEN}}.get(operation.id)
-        answer = await stage.client.request(operation.method, path, headers=headers, data=form)
+        sent = {"json": KEY} if operation.id == "createServiceKey" else {"data": form}
+        answer = await stage.client.request(operation.method, path, headers=headers, **sent)
 
     assert answer.is_success
     described = operation.described["responses"][str(answer.status_code)]
@@ -381,7 +407,11 @@ async def test_the_examples_are_what_the_service_says(staging: Staging) -> None:
     async with staging(profiles_file=PROFILES) as stage:
         headers = await stage.bearer()
         minted = {
-            name: await stage.client.post("/realtime/token", headers=headers, json=wish["value"])
+            name: await stage.client.post(
+                "/realtime/token",
+                headers=bearer_of(stage.key) if "user" in wish["value"] else headers,
+                json=wish["value"],
+            )
             for name, wish in wishes.items()
         }
         profiles = (await stage.client.get("/realtime/profiles", headers=headers)).json()

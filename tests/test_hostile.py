@@ -192,6 +192,13 @@ async def test_other_methods_are_told_which_there_are(target: Target, method: st
     assert answer.headers["Allow"] == "POST"
 
 
+async def test_every_method_of_a_path_is_told(target: Target) -> None:
+    answer = await target.client.delete("/admin/api/keys")
+
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == "GET, POST"
+
+
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"TLS/1.0"])
 async def test_an_upgrade_is_not_made_and_gets_around_nothing(
     target: Target, protocol: bytes

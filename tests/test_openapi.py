@@ -11,6 +11,7 @@ from openai.types.realtime import RealtimeSessionCreateRequestParam
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import TypeAdapter
 
+from app.identity.service_keys import KEY_SCOPES
 from app.main import create_app
 from app.minting.session_shape import faults
 from app.settings import Settings
@@ -66,11 +67,14 @@ def test_security_agrees_with_the_list_of_public_routes(operation: Operation) ->
     alternatives = operation.described.get("security", [])
     schemes = {name: scopes for alternative in alternatives for name, scopes in alternative.items()}
 
+    for_key = schemes.pop("serviceKey", [])
     if operation.path in PUBLIC:
         assert schemes == {}
     else:
-        assert schemes.keys() == openapi()["components"]["securitySchemes"].keys()
+        known = openapi()["components"]["securitySchemes"].keys()
+        assert schemes.keys() == known - {"serviceKey"}
         assert all(scopes == operation.scopes for scopes in schemes.values())
+        assert for_key == [KEY_SCOPES[name] for name in operation.scopes if name in KEY_SCOPES]
 
 
 def test_the_body_of_a_mint_may_be_left_out() -> None:

@@ -77,7 +77,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
 
 
 def test_every_command_that_the_readme_shows_exists() -> None:
-    shown = set(re.findall(r"realtime-tokens ((?:users |audit )?[a-z-]+)", README))
+    shown = set(re.findall(r"realtime-tokens ((?:users |audit |keys )?[a-z-]+)", README))
 
     assert shown <= commands(get_command(app))
 

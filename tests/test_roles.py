@@ -19,6 +19,7 @@ from app.settings import Settings
 from app.web.callers import PUBLIC, SCOPE_MEANINGS
 from tests.conftest import PASSWORD, as_served, bearer_for, on_sqlite
 from tests.fakes import FakeOpenAI
+from tests.keys import bearer_of, new_key
 from tests.log_rows import rows
 from tests.openapi_document import ASKING, OPERATIONS, Operation
 
@@ -33,6 +34,12 @@ AREAS = {
 """The scopes that everything below an address asks for, unless it is public."""
 
 MATRIX = [(operation, role) for operation in OPERATIONS.values() for role in (None, *SCOPES)]
+
+KEYS = [["mint:on-behalf"], ["audit:read"], ["audit:read", "mint:on-behalf"]]
+"""The scopes that a service key may have."""
+
+BY_KEY = {"/audit/": "audit:read", "/realtime/": "mint:on-behalf"}
+"""The scope that a service key needs below an address; elsewhere there is nothing for it."""
 
 
 def areas_of(path: str) -> list[str]:
@@ -102,3 +109,27 @@ async def test_a_role_reaches_what_its_scopes_are_for_and_nothing_else(
     assert (answer.status_code, answer.json()["code"]) == (403 if role else 401, code)
     assert openai.requests == []
     assert [row["outcome"] for row in left] == (["denied"] if role else [])
+
+
+@on_sqlite
+@pytest.mark.parametrize("scopes", KEYS, ids="+".join)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=lambda operation: operation.id)
+async def test_a_service_key_reaches_what_its_scopes_are_for_and_nothing_else(
+    operation: Operation, scopes: list[str], runtime: Runtime, openai: FakeOpenAI
+) -> None:
+    headers = bearer_of(await new_key(runtime, *scopes))
+    before = len(await rows(runtime.database))
+
+    async with client_of(runtime) as client:
+        answer = await ask(client, operation, headers)
+
+    left = (await rows(runtime.database))[before:]
+    needed = next((BY_KEY.get(area) for area in areas_of(operation.path)), None)
+    if operation.path in PUBLIC or needed in scopes:
+        assert answer.status_code not in {401, 403}
+        return
+    assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+    told = re.findall(r'scope="([^"]*)"', answer.headers["WWW-Authenticate"])
+    assert told == [scope for scope in [needed or "".join(operation.scopes)] if scope]
+    assert openai.requests == []
+    assert [(row["action"], row["outcome"]) for row in left] == [("service_key.verify", "denied")]

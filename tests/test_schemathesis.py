@@ -28,12 +28,18 @@ SETTINGS: dict[str, Any] = {
     "SIGN_INS_PER_ADDRESS_PER_MINUTE": PLENTY,
 }
 
-CALLERS = {"stranger": None, "user": "demo@example.com", "admin": "admin@example.com"}
+CALLERS = {
+    "stranger": None,
+    "user": "demo@example.com",
+    "admin": "admin@example.com",
+    "backend": "mint:on-behalf",
+}
 
 BEYOND_A_SCHEMA = [positive_data_acceptance]
 """No schema says which languages a model hears, nor which cursors we have handed out."""
 
 MET = {
+    "/admin/api/keys": {200, 401, 403, 415, 422},
     "/audit/events": {200, 400, 401, 403, 422},
     "/auth/token": {200, 400, 415},
     "/realtime/token": {200, 401, 404, 415, 422, 429},
@@ -55,9 +61,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(params=CALLERS)
 def credential(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
-    """The header of a caller who has just signed in; a stranger has none."""
-    email = CALLERS[request.param]
-    return service.sign_in(email, service.password_of(email)) if email else {}
+    """The header of a caller who has just signed in, or got a key; a stranger has none."""
+    who = CALLERS[request.param]
+    if request.param == "backend":
+        made = service.run("keys", "create", request.param, "--scope", who or "")
+        return {"Authorization": f"Bearer {made.stdout.strip()}"}
+    return service.sign_in(who, service.password_of(who)) if who else {}
 
 
 @schema.parametrize()

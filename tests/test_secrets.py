@@ -23,12 +23,13 @@ METRICS_TOKEN = "canary-of-whoever-reads-the-metrics-0123456789"
 DATABASE_PASSWORD = "canary-of-the-database"
 EMAIL, PASSWORD = "ada@example.com", "canary password of ada"
 WRONG = "canary password that is wrong"
+END_USER = "canary of a user of theirs"
 JUNK = "eyJjYW5hcnk.eyJjYW5hcnk.eyJjYW5hcnk"
 UPSTREAM_TEXT = f"Incorrect API key provided: {API_KEY[:12]}********{API_KEY[-4:]}. canary-text"
 
 PAGES = ["/", "/docs", "/openapi.json", "/errors", "/errors/invalid_token"]
 READ = [told.path for told in OPERATIONS.values() if told.method == "get" and "{" not in told.path]
-COMMANDS = ["check", "users list", "audit list", "audit verify", "openapi", "version"]
+COMMANDS = ["check", "users list", "keys list", "audit list", "audit verify", "openapi", "version"]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -111,6 +112,8 @@ class Visit:
             await self._send("GET", f"/nothing/{secret}?a={secret}")
             await self._send("GET", "/livez", headers={"X-Request-ID": secret})
 
+        await self._ask_as_a_backend(headers)
+
         self._upstream.error = {"message": UPSTREAM_TEXT, "code": "invalid_api_key"}
         for self._upstream.status in (400, 401, 403, 404, 429, 500, 503):
             await self._send("POST", "/realtime/token", headers=headers)
@@ -130,6 +133,34 @@ class Visit:
         for form in (used, {**used, "grant_type": ""}):
             await self._send("POST", "/auth/token", data=form)
         await self._send("POST", "/auth/revoke", data={"token": renewed["refresh_token"]})
+
+    async def _ask_as_a_backend(self, admin: dict[str, str]) -> None:
+        """Have keys made, mint with them, be refused with them in every way."""
+        keys, wanted = "/admin/api/keys", {"name": "a backend", "scopes": ["mint:on-behalf"]}
+        made = (await self._client.post(keys, headers=admin, json=wanted)).json()
+        rotated = await self._client.post(f"{keys}/{made['id']}/rotate", headers=admin)
+        old, new = made["key"], rotated.json()["key"]
+        self.secrets += [old.rpartition("_")[2], new.rpartition("_")[2]]
+        for key in (old, new):
+            shown = {"Authorization": f"Bearer {key}"}
+            minted = await self._client.post(
+                "/realtime/token", headers=shown, json={"user": END_USER}
+            )
+            assert minted.status_code == 200
+        for body in ({"user": f"{END_USER}\n"}, {"user": END_USER, "profile": "nope"}, {}):
+            await self._send("POST", "/realtime/token", headers=shown, json=body)
+        await self._send("POST", "/realtime/token", headers=admin, json={"user": END_USER})
+        await self._send("GET", "/audit/events", headers=admin, params={"actor": END_USER})
+        await self._send("GET", "/audit/events", headers=shown)
+        for bearer in (new[:-1], new.replace("rtk_live", "rtk_sandbox"), f"{new[:-6]}000000"):
+            bad = {"Authorization": f"Bearer {bearer}"}
+            await self._send("POST", "/realtime/token", headers=bad, json={"user": END_USER})
+        await self._send("GET", f"/nothing/{new}?key={new}", headers={"X-Request-ID": new})
+        await self._send("POST", f"{keys}/{new}/revoke", headers=admin)
+        await self._send("POST", f"{keys}/{made['id']}/revoke", headers=admin)
+        dead = {"Authorization": f"Bearer {old}"}
+        await self._send("POST", "/realtime/token", headers=dead, json={"user": END_USER})
+        await self._send("GET", keys, headers=admin)
 
 
 async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) -> None:
@@ -157,8 +188,8 @@ async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) ->
     assert {name: command.returncode for name, command in said.items()} == dict.fromkeys(said, 0)
     assert EMAIL in places["PostgreSQL" if database else "var/service.db"]
     assert '"event": "request"' in places["stdout.log"]
-    assert len(upstream.minted) == 1
-    secrets = [API_KEY, SECRET, METRICS_TOKEN, DATABASE_PASSWORD, PASSWORD, WRONG, JUNK]
+    assert len(upstream.minted) == 3
+    secrets = [API_KEY, SECRET, METRICS_TOKEN, DATABASE_PASSWORD, PASSWORD, WRONG, JUNK, END_USER]
     secrets += [*visit.secrets, *upstream.minted, "canary-text", API_KEY[:12], API_KEY[-4:] + "."]
     assert_not_in(places, secrets)
 
@@ -201,6 +232,7 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
         ) as service:
             add_ada(service)
             headers = service.sign_in(EMAIL, PASSWORD)
+            assert service.run("keys", "create", "a backend").returncode == 0
             stolen = texts_in(tmp_path / "var" / "service.db")
             statuses = set()
             async with httpx.AsyncClient(base_url=service.url) as client:

@@ -71,6 +71,22 @@ async def test_a_user_disabled_at_one_service_mints_nothing_at_the_others(
     assert {answer.status_code for answer in after} <= {401, 403}
 
 
+async def test_a_key_revoked_at_one_service_mints_nothing_at_the_others(
+    three: list[Service],
+) -> None:
+    here, *others = three
+    made = here.run("keys", "create", "a backend")
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    body = {"user": "their-user-17"}
+    async with httpx.AsyncClient(headers=headers) as client:
+        before = [await client.post(service.url + TOKEN, json=body) for service in others]
+        here.run("keys", "revoke", made.stderr.split()[0])
+        after = [await client.post(service.url + TOKEN, json=body) for service in others]
+
+    assert [answer.status_code for answer in before] == [200, 200]
+    assert [answer.status_code for answer in after] == [401, 401]
+
+
 async def test_all_workers_serve(one: Stage) -> None:
     with one.serving(WORKERS=3) as service:
         at_start = {pid: time_of(pid) for pid in await service.workers(3)}

@@ -9,6 +9,7 @@ from app.audit.events import Event, Personal
 from app.audit.log import BATCH, Log
 from app.base.clock import Clock
 from app.base.errors import AuditUnavailable
+from app.base.ids import is_id
 
 ROWS_PER_MINUTE = 5
 """Refusals of one caller that get a row of their own within a minute."""
@@ -48,12 +49,13 @@ class Denials:
         """Write *event* down, or count it.
 
         It counts for its actor once they have shown who they are, else for the address: whoever
-        guesses at many accounts is one caller.
+        guesses at many accounts is one caller. So is a service key, whomever it speaks for.
         """
         ip = event.personal.ip if event.personal else None
-        known = event.sign_in or event.credential
-        key = event.actor if known else network_of(ip) if ip else None
-        key = key or _EVERYBODY_ELSE
+        actor, known = event.actor, event.sign_in or event.credential
+        if event.credential and is_id(event.credential, "key"):
+            actor = event.credential
+        key = (actor if known else network_of(ip) if ip else None) or _EVERYBODY_ELSE
         if key not in self._windows and len(self._windows) >= self._most_windows:
             key = _EVERYBODY_ELSE
         now = self._clock().timestamp()
@@ -64,9 +66,9 @@ class Denials:
         if window is None:
             shared = key == _EVERYBODY_ELSE
             window = self._windows[key] = _Window(
-                began=now, rows=0, repeated=0, actor=event.actor, ip=None if shared else ip
+                began=now, rows=0, repeated=0, actor=actor, ip=None if shared else ip
             )
-        if window.actor != event.actor:
+        if window.actor != actor:
             window.actor = None  # an address from which several were refused
         if window.rows >= ROWS_PER_MINUTE:
             window.repeated += 1

@@ -110,9 +110,11 @@ class Personal:
 class Event:
     """One row to be. Members left at ``None`` are not written.
 
-    ``actor`` is who did it (a user's id, or ``operator`` for the command line), ``target`` whom it
-    was done to when that is somebody else, ``credential`` the id of what was shown (a ``jti``, or
-    ``sha256:…`` of a token without one), ``sign_in`` the sign-in that gave it.
+    ``actor`` is who did it: a user's id, ``operator`` for the command line, or the pseudonym of the
+    end user on whose behalf a backend asked; where there is none, the id of its service key.
+    ``target`` is whom it was done to when that is somebody else, ``credential`` the id of what was
+    shown (a ``jti``, ``sha256:…`` of a token without one, or that of a service key), ``sign_in``
+    the sign-in that gave it.
     """
 
     action: str  # noun.verb
@@ -125,6 +127,9 @@ class Event:
     sign_in: str | None = None
     request_id: str | None = None
     role: str | None = None
+    scopes: str | None = None  # of a service key, separated by blanks
+    profiles: str | None = None  # the only ones of a service key, separated by blanks
+    successor: str | None = None  # of a service key that is rotated
     profile: str | None = None
     model_asked: str | None = None
     model_used: str | None = None

@@ -59,6 +59,12 @@ class Guard:
     key: str
     judge: Callable[[Sequence[Any] | None], None]
 
+    def look_up(self, tx: sa.Connection) -> Sequence[Any] | None:
+        """Return the row to be judged, in a read of its own."""
+        columns = ", ".join(self.lookup.columns)
+        wanted = f"SELECT {columns} FROM {self.lookup.source} WHERE {self.lookup.columns[0]} = :key"  # noqa: S608 - constants of ours
+        return tx.execute(sa.text(wanted), {"key": self.key}).first()
+
 
 @dataclass(slots=True, eq=False)
 class Item:

@@ -28,6 +28,7 @@ class Filters:
     """Which rows are wanted; every member left at ``None`` lets all pass."""
 
     actor: str | None = None
+    credential: str | None = None
     action: str | None = None
     outcome: str | None = None
     profile: str | None = None
@@ -42,6 +43,7 @@ class Filters:
             column == value
             for column, value in (
                 (c.actor, self.actor),
+                (c.credential, self.credential),
                 (c.action, self.action),
                 (c.outcome, self.outcome),
                 (c.profile, self.profile),

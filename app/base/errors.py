@@ -69,7 +69,9 @@ class Unauthenticated(Problem):
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthenticated"
     title = "No credential was given"
-    advice = "Send Authorization: Bearer with an access token from POST /auth/token."
+    advice = (
+        "Send Authorization: Bearer with an access token from POST /auth/token, or a service key."
+    )
 
 
 class InvalidToken(Problem):
@@ -77,21 +79,29 @@ class InvalidToken(Problem):
 
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_token"
-    title = "The access token is not valid"
+    title = "The credential is not valid"
     advice = "Sign in again at POST /auth/token and send the new access token."
 
 
 class InsufficientScope(Problem):
-    """The credential is good, but not for this."""
+    """The credential is good, but not for this.
+
+    Args:
+        scope: What it lacks; None where no scope of a service key would do.
+    """
 
     status = HTTPStatus.FORBIDDEN
     code = "insufficient_scope"
-    title = "The access token does not allow this"
-    advice = "Ask the operator for an account with the role this needs."
+    title = "The credential does not allow this"
+    advice = "Ask the operator for an account with the role, or a key with the scope, this needs."
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str | None) -> None:
         self.scope = scope
-        super().__init__(f"This needs the scope {scope}, which the access token does not carry.")
+        super().__init__(
+            f"This needs the scope {scope}, which the credential does not carry."
+            if scope
+            else "This is for whoever has signed in, which a service key has not."
+        )
 
 
 class OverrideNotAllowed(Problem):

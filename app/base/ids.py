@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that says what is named, and 130 random bits."""
+"""Identifiers: a prefix that says what is named, and 130 bits, mostly random ones."""
 
 import os
 import re
@@ -13,8 +13,13 @@ def new_id(prefix: str) -> str:
     Args:
         prefix: Three lower-case letters that say what is named.
     """
+    return id_of(prefix, os.urandom(26))
+
+
+def id_of(prefix: str, octets: bytes) -> str:
+    """Return the identifier that these 26 *octets* give: the same for the same."""
     # 5 bits from each byte: 26 digits hold 130.
-    return f"{prefix}_{os.urandom(26).translate(_DIGITS).decode('ascii')}"
+    return f"{prefix}_{octets.translate(_DIGITS).decode('ascii')}"
 
 
 def is_id(text: str, prefix: str) -> bool:

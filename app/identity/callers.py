@@ -1,30 +1,43 @@
 """Who makes this request, and whether they still may."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-import sqlalchemy as sa
-
 from app.audit.denials import Denials
 from app.audit.events import Event, Personal
 from app.audit.log import Guard, Lookup
-from app.base.clock import Clock, to_unix_microseconds
+from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database
 from app.base.errors import (
+    FieldError,
     InsufficientScope,
+    InvalidRequest,
     InvalidToken,
     Problem,
     Unauthenticated,
     UserDisabled,
 )
 from app.identity.access_tokens import AccessTokens
+from app.identity.end_users import EndUsers
 from app.identity.external_tokens import ExternalTokens
 from app.identity.external_users import STANDING as EXTERNAL_STANDING
-from app.identity.external_users import ExternalUsers, external_users
-from app.identity.users import SCOPES, Role, sign_ins, users
+from app.identity.external_users import ExternalUsers
+from app.identity.service_keys import (
+    KEY_SCOPES,
+    PREFIX,
+    WHAT_TO_DO,
+    Fault,
+    KeyRefused,
+    ServiceKey,
+    ServiceKeys,
+    standing_fault,
+)
+from app.identity.users import SCOPES, Role
+
+_KEY_ACTION = "service_key.verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +57,24 @@ class Origin:
 class Caller:
     """Who makes this request, as their credential says; see `still_allowed` for the present."""
 
-    user_id: str
-    sign_in_id: str | None  # None: an external issuer vouches for them
-    credential: str  # the jti of the access token, or a digest that names it
+    user_id: str  # usr_…; with a service key key_…, or eus_… once it says on whose behalf
+    sign_in_id: str | None  # None with a service key, and where an external issuer vouches for them
+    credential: str  # the jti of the access token, a digest that names it, or the id of the key
     scopes: frozenset[str]
     origin: Origin
+    key: ServiceKey | None = None
 
     @property
     def role(self) -> Role:
-        """The least role that has all the scopes of the credential."""
-        if self.scopes <= SCOPES["user"]:
+        """The least role that has all the scopes of the credential; of a service key, ``user``."""
+        if self.key is not None or self.scopes <= SCOPES["user"]:
             return "user"
         return "auditor" if self.scopes <= SCOPES["auditor"] else "admin"
+
+    @property
+    def profiles(self) -> frozenset[str] | None:
+        """The only profiles for this credential; None for all of the role."""
+        return self.key.profiles if self.key is not None else None
 
 
 class Callers:
@@ -70,12 +89,16 @@ class Callers:
         *,
         access_tokens: AccessTokens,
         external: tuple[ExternalTokens, ExternalUsers] | None = None,
+        service_keys: ServiceKeys,
+        end_users: EndUsers,
         database: Database,
         denials: Denials,
         clock: Clock,
     ) -> None:
         self._access_tokens = access_tokens
         self._external = external
+        self._service_keys = service_keys
+        self._end_users = end_users
         self._database = database
         self._denials = denials
         self._clock = clock
@@ -85,21 +108,26 @@ class Callers:
     ) -> Caller:
         """Return the caller whose credential this is, if it carries *scope*.
 
-        The signature alone is checked here. Whether the user may still act stands in the
-        database: a mint asks together with its first row, every other route calls `confirm`.
+        Of an access token the signature alone is checked here. Whether the user may still act
+        stands in the database: a mint asks together with its first row, every other route calls
+        `confirm`. A service key is looked up.
 
         Raises:
             Unauthenticated: There is no bearer credential.
             InvalidToken: There is one, but it is not good.
             InsufficientScope: It is good, but not for this.
             IssuerUnavailable: Nobody can tell whether it is good: its issuer's keys are not there.
-            AuditUnavailable: It tells of a new user, who cannot be written down.
+            AuditUnavailable: It tells of a new user, or may be a service key, and the database is
+                away.
         """
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated
+        token = token.strip(" ")
+        if token.startswith(PREFIX):
+            return await self._with_service_key(token, origin, scope)
         try:
-            caller = await self._caller(token.strip(" "), origin)
+            caller = await self._caller(token, origin)
         except (InvalidToken, InsufficientScope) as problem:
             await self._deny(problem, origin)
             raise
@@ -125,25 +153,68 @@ class Callers:
         )
         return Caller(user_id, None, said.credential, SCOPES[said.role], origin)
 
+    async def _with_service_key(self, text: str, origin: Origin, scope: str | None) -> Caller:
+        try:
+            key = await self._service_keys.recognise(text)
+        except KeyRefused as refusal:
+            refused = InvalidToken(WHAT_TO_DO[refusal.fault])
+            holder = _holder_of(refusal.key, origin) if refusal.key else None
+            await self._deny(refused, origin, holder, action=_KEY_ACTION, reason=refusal.fault)
+            raise refused from None
+        caller = _holder_of(key, origin)
+        needed = KEY_SCOPES.get(scope or "")
+        if needed not in caller.scopes:
+            insufficient = InsufficientScope(needed or scope)
+            await self._deny(insufficient, origin, caller, action=_KEY_ACTION)
+            raise insufficient
+        return caller
+
+    def on_behalf_of(self, caller: Caller, user: str | None) -> Caller:
+        """Return *caller* as the *user* that the request names: who is limited, and recorded.
+
+        Raises:
+            InvalidRequest: A service key names no end user, or one that cannot be; or somebody
+                else names one.
+        """
+        if caller.key is None:
+            if user is None:
+                return caller
+            reason = "is for service keys alone; leave it out"
+            raise InvalidRequest(errors=[FieldError("user", reason)])
+        if user is None:
+            reason = "is needed with a service key: the end user on whose behalf you ask"
+            raise InvalidRequest(errors=[FieldError("user", reason)])
+        return replace(caller, user_id=self._end_users.pseudonym_of(user))
+
     async def confirm(self, caller: Caller) -> None:
         """See in the database that *caller* may still act.
 
         Raises:
             InvalidToken, UserDisabled, InsufficientScope: As `still_allowed`.
         """
-        wanted = _standing_of(caller)
-        row = await self._database.read(lambda tx: tx.execute(wanted).first())
+        if caller.key is not None:
+            return  # it has just been looked up
+        guard = still_allowed(caller, now=self._clock())
+        row = await self._database.read(guard.look_up)
         try:
-            still_allowed(caller, now=self._clock()).judge(row)
+            guard.judge(row)
         except Problem as problem:
             await self._deny(problem, caller.origin, caller)
             raise
 
-    async def _deny(self, problem: Problem, origin: Origin, caller: Caller | None = None) -> None:
+    async def _deny(
+        self,
+        problem: Problem,
+        origin: Origin,
+        caller: Caller | None = None,
+        *,
+        action: str = "access_token.verify",
+        reason: str | None = None,
+    ) -> None:
         event = Event(
-            action="access_token.verify",
+            action=action,
             outcome="denied",
-            reason=problem.code,
+            reason=reason or problem.code,
             actor=caller.user_id if caller else None,
             credential=caller.credential if caller else None,
             sign_in=caller.sign_in_id if caller else None,
@@ -153,13 +224,20 @@ class Callers:
         await self._denials.record(event)
 
 
+def _holder_of(key: ServiceKey, origin: Origin) -> Caller:
+    return Caller(key.id, None, key.id, key.scopes, origin, key)
+
+
 def still_allowed(caller: Caller, *, now: datetime) -> Guard:
     """Return the guard under which rows are only written while *caller* may still act.
 
     It refuses with InvalidToken when the sign-in is revoked or past its lifetime or the user is
     gone, UserDisabled, or InsufficientScope when the role has since lost a scope that the
-    credential carries. Users of an external issuer have neither sign-in nor role here.
+    credential carries. Users of an external issuer have neither sign-in nor role here. A service
+    key is refused with InvalidToken when it is revoked or expired.
     """
+    if caller.key is not None:
+        return Guard(_KEY_STANDING, caller.credential, partial(_judge_key, now))
     if caller.sign_in_id is None:
         return Guard(EXTERNAL_STANDING, caller.user_id, _judge_external)
     return Guard(_STANDING, caller.sign_in_id, partial(_judge, caller, now))
@@ -178,13 +256,24 @@ _STANDING = Lookup(
 )
 
 
-def _standing_of(caller: Caller) -> sa.Executable:
-    """Return the question that the guard's lookup asks, for a read of its own."""
-    s, u, e = sign_ins.c, users.c, external_users.c
-    if caller.sign_in_id is None:
-        return sa.select(e.id, e.disabled_at).where(e.id == caller.user_id)
-    standing = sa.select(s.id, u.id, u.role, u.disabled_at, s.revoked_at, s.expires_at)
-    return standing.join_from(sign_ins, users).where(s.id == caller.sign_in_id)
+_KEY_STANDING = Lookup(
+    columns=("service_keys.id", "service_keys.revoked_at", "service_keys.expires_at"),
+    source="service_keys",
+)
+
+
+def _judge_key(now: datetime, standing: Sequence[Any] | None) -> None:
+    # Nothing else of a key ever changes, and that has been looked at.
+    fault: Fault | None = "service_key_unknown"
+    if standing is not None:
+        _, revoked_at, expires_at = standing
+        fault = standing_fault(
+            now,
+            revoked=revoked_at is not None,
+            expires_at=from_unix_microseconds(expires_at),
+        )
+    if fault is not None:
+        raise InvalidToken(WHAT_TO_DO[fault])
 
 
 def _judge_external(standing: Sequence[Any] | None) -> None:

@@ -118,7 +118,9 @@ class Minter:
             # Step 1: our rules. Nothing has left the process yet.
             if not self._minting_on:
                 raise MintingOff
-            plan = self._profiles.session_for(caller.role, wish, today=self._clock().date())
+            plan = self._profiles.session_for(
+                caller.role, wish, today=self._clock().date(), only=caller.profiles
+            )
             await self._limits.take(caller)
 
             # Step 2: the intent is on disk, and in that transaction the caller is still allowed.

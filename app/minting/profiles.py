@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -190,26 +190,39 @@ class Profiles:
         """Return the names of all profiles."""
         return tuple(self._profiles)
 
-    def for_role(self, role: str) -> tuple[Profile, ...]:
-        """Return the profiles a caller of this role may ask for."""
-        return tuple(profile for profile in self._profiles.values() if role in profile.roles)
+    def for_role(self, role: str, *, only: Collection[str] | None = None) -> tuple[Profile, ...]:
+        """Return the profiles a caller of this role may ask for; of those, *only* the named."""
+        return tuple(
+            profile
+            for profile in self._profiles.values()
+            if role in profile.roles and (only is None or profile.name in only)
+        )
 
     def known_name(self, name: str) -> str | None:
         """Return *name* if a profile has it, for a log that takes nothing a stranger made up."""
         return name if name in self._profiles else None
 
-    def session_for(self, role: str, wish: Wish, *, today: date) -> PlannedSession:
+    def session_for(
+        self, role: str, wish: Wish, *, today: date, only: Collection[str] | None = None
+    ) -> PlannedSession:
         """Return the session that a caller of this role gets for *wish*.
 
+        Args:
+            role: Who may ask for a profile at all.
+            wish: What the caller asks for.
+            today: Decides which models there are.
+            only: Names of the profiles that the caller is restricted to.
+
         Raises:
-            ProfileNotFound: There is no such profile, or not for this role.
+            ProfileNotFound: There is no such profile, or not for this caller.
             OverrideNotAllowed: The profile does not let the caller choose that.
             InvalidRequest: What the caller chose or filled in is not possible.
             ModelRetired: The profile's model is off, and nothing may or can stand in for it.
         """
         profile = self._profiles.get(wish.profile)
-        if profile is None or role not in profile.roles:
-            names = ", ".join(profile.name for profile in self.for_role(role)) or "none"
+        restricted = only is not None and wish.profile not in only
+        if profile is None or role not in profile.roles or restricted:
+            names = ", ".join(allowed.name for allowed in self.for_role(role, only=only)) or "none"
             raise ProfileNotFound(f"There is no such profile for this caller. There are: {names}.")
         _check(wish, profile)
         if wish.variables:

@@ -35,16 +35,28 @@ class EventView(Answer):
     )
     reason: str | None = Field(default=None, description="Why not: mostly the code of the problem.")
     actor: str | None = Field(
-        default=None, description="Who did it: a user's `usr_…`, or `operator` for a command."
+        default=None,
+        description="Who did it: a user's `usr_…`, `operator` for a command, `eus_…` for the end"
+        " user on whose behalf a backend asked, or the `key_…` of the backend itself.",
     )
     target: str | None = Field(default=None, description="Whom it was done to, if somebody else.")
     credential: str | None = Field(
         default=None,
-        description="Id of what was shown: the `jti` of an access token, `sha256:…` without.",
+        description="Id of what was shown: the `jti` of an access token, `sha256:…` without, or the"
+        " `key_…` of a service key.",
     )
     sign_in: str | None = Field(default=None, description="The `sgn_…` that gave the credential.")
     request_id: str | None = Field(default=None, description="The `X-Request-ID` of the request.")
     role: str | None = Field(default=None, description="The role that was used or given.")
+    scopes: str | None = Field(
+        default=None, description="What a service key is good for, separated by blanks."
+    )
+    profiles: str | None = Field(
+        default=None, description="The only profiles of a service key, separated by blanks."
+    )
+    successor: str | None = Field(
+        default=None, description="The `key_…` by which a service key was replaced."
+    )
     profile: str | None = Field(default=None, description="Name of the session profile.")
     model_asked: str | None = Field(
         default=None, description="What the profile names: a family or a model's id."
@@ -54,7 +66,9 @@ class EventView(Answer):
     language: str | None = Field(default=None, description="Of the transcription, ISO-639-1.")
     ttl_seconds: int | None = Field(default=None, description="Lifetime that was asked for.")
     expires_at: int | None = Field(
-        default=None, description="Unix seconds after which the token opens no session."
+        default=None,
+        description="Unix seconds after which the token opens no session, or the service key is"
+        " not good any more.",
     )
     config_digest: str | None = Field(
         default=None, description="SHA-256 of the session the token is bound to, hex."
@@ -117,7 +131,11 @@ class EventQuery(Asked):
     """Which rows are wanted. All of it is optional and combines."""
 
     actor: Omissible[Plain] = Field(
-        default=None, description="Who did it: a user's `usr_…`, or `operator`."
+        default=None,
+        description="Who did it: `usr_…`, `operator`, or the `eus_…` of a backend's end user.",
+    )
+    credential: Omissible[Plain] = Field(
+        default=None, description="What was shown, such as the `key_…` of a service key."
     )
     action: Omissible[Plain] = Field(
         default=None, description="What was done, such as `client_secret.mint`, `user.sign_in`."
@@ -150,6 +168,7 @@ class EventQuery(Asked):
         """What of it selects rows."""
         return Filters(
             actor=self.actor,
+            credential=self.credential,
             action=self.action,
             outcome=self.outcome,
             profile=self.profile,

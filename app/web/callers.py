@@ -37,6 +37,16 @@ password_grant = OAuth2(
     auto_error=False,
 )
 
+SERVICE_KEY_SCHEME = "serviceKey"
+
+service_key: dict[str, str] = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "rtk_…",
+    "description": "The service key of a backend, without the word `Bearer`.",
+}
+"""The third way to that header, in the document alone: a dependency would cost each request."""
+
 PUBLIC = frozenset(
     {
         "/",
@@ -140,3 +150,4 @@ AnyCaller = Annotated[Caller, Depends(caller_with(None))]
 MintingCaller = Annotated[Caller, Depends(caller_with("mint", confirmed=False))]
 ProfileCaller = Annotated[Caller, Depends(caller_with("mint"))]
 Auditor = Annotated[Caller, Depends(caller_with("audit:read"))]
+Admin = Annotated[Caller, Depends(caller_with("admin"))]

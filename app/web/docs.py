@@ -26,7 +26,8 @@ from app.base.errors import (
     UnsupportedMediaType,
     UserDisabled,
 )
-from app.web.callers import PASSWORD_SCHEME
+from app.identity.service_keys import KEY_SCOPES
+from app.web.callers import PASSWORD_SCHEME, SERVICE_KEY_SCHEME, service_key
 from app.web.problems import add_problem, header_ref
 
 DOCS_CSP = (
@@ -87,6 +88,7 @@ def complete_description(app: FastAPI, *, public_url: str) -> None:
             components["schemas"].pop(name, None)
         for schema in components["schemas"].values():
             _untitle(schema.get("properties", {}).values())
+        components["securitySchemes"][SERVICE_KEY_SCHEME] = service_key
         # Relative to the server it would lose the last part of a path that we are served below.
         flows = components["securitySchemes"][PASSWORD_SCHEME]["flows"]
         flows["password"]["tokenUrl"] = f"{urlsplit(public_url).path}/auth/token"
@@ -109,6 +111,9 @@ def _complete(operation: dict[str, Any], path: str) -> None:
         [scopes] = operation["security"][0].values()  # the other way to sign in has the same
         problems += [Unauthenticated, InvalidToken, UserDisabled, IssuerUnavailable]
         problems += [InsufficientScope(scope) for scope in scopes] or [InsufficientScope]
+        for_keys = [KEY_SCOPES[scope] for scope in scopes if scope in KEY_SCOPES]
+        if for_keys:
+            operation["security"].append({SERVICE_KEY_SCHEME: for_keys})
     for problem in problems:
         add_problem(responses, problem, path=path)
     for response in responses.values():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import models_json_schema
@@ -181,7 +182,8 @@ def install_problem_handlers(app: FastAPI, *, public_url: str) -> None:
     async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         response = await on_problem(request, error)
         if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]  # RFC 9110 section 15.5.6
+            # RFC 9110 section 15.5.6: all methods, where the framework names the first route's.
+            response.headers["Allow"] = ", ".join(sorted(_methods_at(request)))
         return response
 
     app.add_exception_handler(Problem, on_problem)
@@ -286,10 +288,22 @@ def _challenge(problem: Problem) -> str | None:
             return _REALM  # no error code: the client did not try to authenticate
         case InvalidToken():
             return f'{_REALM}, error="invalid_token"'
+        case InsufficientScope(scope=None):
+            return f'{_REALM}, error="insufficient_scope"'
         case InsufficientScope(scope=scope):
             return f'{_REALM}, error="insufficient_scope", scope="{scope}"'
         case _:
             return None
+
+
+def _methods_at(request: Request) -> set[str]:
+    """Return the methods of all routes at the path of *request*."""
+    path = request.scope["path"]
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.router.routes):
+        if route.methods and route.path_regex.match(path):
+            methods |= route.methods
+    return methods
 
 
 def _oauth_error(problem: Problem) -> OAuthError:

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from app.base.errors import (
     AuditUnavailable,
-    FieldError,
     InvalidRequest,
     MintingOff,
     ModelRetired,
@@ -26,6 +25,7 @@ from app.base.errors import (
     UpstreamUnavailable,
 )
 from app.identity.callers import Caller
+from app.identity.end_users import LONGEST_USER
 from app.minting.catalogue import Model, SessionType, Transport, TurnDetection
 from app.minting.mint import Minted
 from app.minting.profiles import LONGEST_VARIABLE, SHORTEST_TTL_SECONDS, Profile, Wish
@@ -76,9 +76,11 @@ class TokenRequest(Asked):
     )
     user: str | None = Field(
         default=None,
-        max_length=128,
-        description="The end user on whose behalf a backend asks. Only with a service key; leave"
-        " it out with an access token.",
+        min_length=1,
+        max_length=LONGEST_USER,
+        description="The end user on whose behalf a backend asks, by a name that stays theirs."
+        " Needed with a service key; leave it out with an access token. It is neither stored nor"
+        " passed on, a pseudonym is.",
     )
 
 
@@ -289,6 +291,10 @@ _EXAMPLE_WISHES = {
         "summary": "A profile that has variables",
         "value": {"profile": "coach", "variables": {"seller": "Ada", "product": "tractors"}},
     },
+    "delegated": {
+        "summary": "With a service key, on behalf of an end user",
+        "value": {"user": "their-user-17"},
+    },
 }
 
 
@@ -334,15 +340,23 @@ async def mint_token(
     model. Ask for it at the moment of connecting, once for each connection, and go where `connect`
     says. The binding is a default: the token's holder can change everything but the model.
 
-    Leave the body out, or send null, to take the profile `default` as it is.
+    Leave the body out, or send null, to take the profile `default` as it is. A backend that asks
+    with a service key names its end user in `user`; the limits are then those of that user.
     """
     response.headers.update(NOT_STORED)
     return await mint(caller, runtime, wish)
 
 
 async def mint(caller: Caller, runtime: Runtime, wish: TokenRequest | None) -> TokenResponse:
-    """Mint one client secret for *caller*; see `Minter.mint` for what it raises."""
-    return TokenResponse.of(await runtime.minter.mint(caller, _wish(wish or TokenRequest())))
+    """Mint one client secret for *caller*, or for whom they name.
+
+    Raises:
+        InvalidRequest: See `Callers.on_behalf_of`.
+        Problem: See `Minter.mint`.
+    """
+    request = wish or TokenRequest()
+    caller = runtime.callers.on_behalf_of(caller, request.user)
+    return TokenResponse.of(await runtime.minter.mint(caller, _wish(request)))
 
 
 @router.get(
@@ -350,7 +364,7 @@ async def mint(caller: Caller, runtime: Runtime, wish: TokenRequest | None) -> T
     operation_id="listProfiles",
     summary="List the profiles you may ask for",
     responses=success(
-        "The profiles of your role.",
+        "The profiles of your role, or of your service key.",
         example={
             "profiles": [
                 {
@@ -375,7 +389,7 @@ async def mint(caller: Caller, runtime: Runtime, wish: TokenRequest | None) -> T
 )
 async def list_profiles(caller: ProfileCaller, runtime: RuntimeDep) -> ProfilesResponse:
     """List the session profiles that this caller may name in `POST /realtime/token`."""
-    profiles = runtime.profiles.for_role(caller.role)
+    profiles = runtime.profiles.for_role(caller.role, only=caller.profiles)
     return ProfilesResponse(profiles=[ProfileView.of(profile) for profile in profiles])
 
 
@@ -418,8 +432,6 @@ async def list_models(_: ProfileCaller, runtime: RuntimeDep) -> ModelsResponse:
 
 
 def _wish(request: TokenRequest) -> Wish:
-    if request.user is not None:
-        raise InvalidRequest(errors=[FieldError("user", "is for service keys alone; leave it out")])
     return Wish(
         profile=request.profile,
         language=request.language,
