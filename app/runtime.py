@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import SecretStr
 
 from app.audit.denials import Denials
 from app.audit.log import Log, Scribe
-from app.audit.postgres_writer import PostgresWriter
 from app.audit.search import Search
 from app.audit.sqlite_writer import SqliteWriter
 from app.base.clock import Clock, system_clock
@@ -20,7 +20,6 @@ from app.base.errors import AuditUnavailable
 from app.base.keys import derive_key, read_or_make_secret
 from app.base.limits import Allowance, Limits
 from app.base.metrics import Metrics
-from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
@@ -43,6 +42,9 @@ from app.minting.openai import OpenAI
 from app.minting.profiles import Profiles
 from app.minting.sweep import AT_ONCE, Sweep
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.base.postgres import PostgresDatabase
 
 SANDBOX_PATH = "/sandbox/v1"
 """Where the stand-in for OpenAI is mounted."""
@@ -78,28 +80,31 @@ class Runtime:
     search: Search
 
 
-def database_of(settings: Settings) -> SqliteDatabase | PostgresDatabase:
+def database_of(settings: Settings) -> "SqliteDatabase | PostgresDatabase":
     """Return the database that the settings name, not yet connected.
 
     Raises:
         DatabaseFault: The system's SQLite is too old.
     """
     if settings.database_url:
+        # Here and not above: it takes ten mebibytes that SQLite can do without.
+        from app.base.postgres import PostgresDatabase  # noqa: PLC0415 - see above
+
         return PostgresDatabase(settings.database_url.get_secret_value())
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return SqliteDatabase(settings.database_path)
 
 
 def log_in(
-    database: SqliteDatabase | PostgresDatabase, scribe: Scribe, metrics: Metrics | None = None
+    database: "SqliteDatabase | PostgresDatabase", scribe: Scribe, metrics: Metrics | None = None
 ) -> Log:
     """Return the log that stands in *database*, with the writer that fits it."""
     metrics = metrics or Metrics()
-    match database:
-        case SqliteDatabase():
-            return Log(SqliteWriter(database, scribe, metrics), metrics)
-        case PostgresDatabase():
-            return Log(PostgresWriter(database, scribe, metrics), metrics)
+    if isinstance(database, SqliteDatabase):
+        return Log(SqliteWriter(database, scribe, metrics), metrics)
+    from app.audit.postgres_writer import PostgresWriter  # noqa: PLC0415 - as in `database_of`
+
+    return Log(PostgresWriter(database, scribe, metrics), metrics)
 
 
 def installation_secret(settings: Settings) -> bytes:

@@ -13,7 +13,7 @@ from app.audit.events import Event, Personal
 from app.audit.log import Scribe
 from app.audit.search import stored_rows
 from app.base.clock import to_unix_microseconds
-from app.base.db import Database, DatabaseFault, NotMigrated, alembic_config, metadata
+from app.base.db import Database, DatabaseFault, NotMigrated, alembic_config, metadata, revisions
 from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
 from app.runtime import log_in
@@ -43,10 +43,10 @@ TRIGGERS = {
 Either = SqliteDatabase | PostgresDatabase
 
 
-def revisions() -> list[str]:
-    """Return every revision, oldest first."""
+def test_the_files_are_named_by_the_order_in_which_they_run() -> None:
     walk = ScriptDirectory.from_config(alembic_config()).walk_revisions()
-    return [script.revision for script in walk][::-1]
+
+    assert revisions() == [script.revision for script in walk][::-1]
 
 
 @pytest.fixture
