@@ -8,6 +8,7 @@ from typing import Literal
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from app.base.errors import Overloaded
 from app.base.metrics import Metrics
@@ -213,6 +214,25 @@ async def test_a_full_service_refuses_before_it_looks_at_anything(
     assert [mint.result().status_code for mint in mints] == [200, 200]
     await runtime.denials.settle(all_of_them=True)
     assert await outcomes(runtime.database) == ["requested", "issued"] * 2
+
+
+@on_sqlite
+async def test_of_those_turned_away_one_a_second_leaves_a_line(
+    client: httpx.AsyncClient, runtime: Runtime, openai: FakeOpenAI, alice: User
+) -> None:
+    async with full(client, runtime, openai, await bearer_for(runtime, alice)) as mints:
+        with capture_logs() as logs:
+            names = {
+                (await client.post("/realtime/token")).headers["X-Request-ID"] for _ in range(5)
+            }
+            await client.get("/realtime/profiles")
+            await mints[1]  # has waited for a place, for a second and in vain
+            await asyncio.sleep(0.2)  # now the first line is more than a second old
+            await asyncio.gather(*(client.post("/realtime/token") for _ in range(2)))
+
+    assert len(names) == 5
+    lines = [(line["status"], line.get("left_out")) for line in logs if line["event"] == "request"]
+    assert lines[:3] == [(503, 0), (401, None), (503, 5)]
 
 
 async def test_a_full_service_does_everything_else(

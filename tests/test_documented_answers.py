@@ -188,7 +188,7 @@ async def impatient(stage: Stage) -> dict[str, str]:
 
 
 async def broken(stage: Stage) -> dict[str, str]:
-    stage.app.user_middleware.append(Middleware(with_a_bug))
+    stage.app.user_middleware.insert(-1, Middleware(with_a_bug))  # before the shortcut
     return {}
 
 

@@ -14,7 +14,8 @@ from app.base.metrics import Metrics
 WAIT_SECONDS = 1.0
 """Longest wait for a place: about what a user would wait before asking again."""
 
-_RETRY_AFTER_SECONDS = 1
+RETRY_AFTER_SECONDS = 1
+"""After which it makes sense to ask again: places come free all the time."""
 
 
 class Admission:
@@ -74,4 +75,4 @@ class Admission:
 
     def _refuse(self) -> None:
         self._refusals.inc()
-        raise Overloaded(retry_after_seconds=_RETRY_AFTER_SECONDS)
+        raise Overloaded(retry_after_seconds=RETRY_AFTER_SECONDS)

@@ -38,7 +38,7 @@ from app.base.ids import new_id
 from app.settings import Network, Settings
 from app.web.client_address import client_address
 from app.web.problems import OAUTH_PATHS, problem_response
-from app.web.shortcut import Shortcut
+from app.web.shortcut import ONE_OF_MANY, Shortcut
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
@@ -46,6 +46,7 @@ BODY_SECONDS = 10.0
 
 _LINGER_SECONDS = 2.0
 _MAX_LOGGED_PATH = 200
+_SECONDS_BETWEEN_MANY = 1.0
 _SANDBOX = "/sandbox/"
 # What begins like a secret would stand in the audit log for ever, so it gets a name of ours.
 _REQUEST_ID = re.compile(rb"(?!ek_|sk-|rtk_|rtr_|eyJ)[A-Za-z0-9._-]{1,64}")
@@ -99,7 +100,8 @@ class RequestLine:
     """Names each request, puts the security headers on its answer and writes its line.
 
     It leaves in ``request.state``: ``request_id``, ``client_address``, and ``log``, a dict whose
-    entries become fields of the line. The request id is in every other line of the request too.
+    entries become fields of the line. The request id is in every other line of the request too. Of
+    requests that are `ONE_OF_MANY` a line a second is written, and how many were left out.
 
     Args:
         app: What answers.
@@ -117,6 +119,8 @@ class RequestLine:
             # Against embedding as a script or image; CORS requests are not affected.
             b"cross-origin-resource-policy": b"same-origin",
         }
+        self._last_of_many = float("-inf")
+        self._left_out = 0
         if secure:
             self._headers[b"strict-transport-security"] = b"max-age=31536000"
 
@@ -168,8 +172,18 @@ class RequestLine:
                     "client": scope["state"]["client_address"],
                     "bytes": sent_bytes,
                 }
-                write = _log.error if "exc_info" in fields else _writer(status)
-                write("request", **fields)
+                if not fields.pop(ONE_OF_MANY, False) or self._is_due(fields, began):
+                    write = _log.error if "exc_info" in fields else _writer(status)
+                    write("request", **fields)
+
+    def _is_due(self, fields: dict[str, Any], now: float) -> bool:
+        """Tell whether one of many lines is written, and in *fields* how many were left out."""
+        if now - self._last_of_many < _SECONDS_BETWEEN_MANY:
+            self._left_out += 1
+            return False
+        fields["left_out"] = self._left_out
+        self._last_of_many, self._left_out = now, 0
+        return True
 
     def _protect(self, start: MutableMapping[str, Any], request_id: str) -> None:
         """Add our headers to the answer that starts; what the route has set itself stays."""

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.base.errors import FieldError, InvalidRequest, Problem
+from app.base.errors import FieldError, InvalidRequest, Overloaded, Problem
+from app.minting.admission import RETRY_AFTER_SECONDS
 from app.runtime import Runtime
 from app.web.callers import admit
 from app.web.field_errors import field_errors, field_names
@@ -18,6 +19,9 @@ from app.web.problems import problem_response
 from app.web.realtime import NOT_STORED, TokenRequest, TokenResponse, mint
 
 PATH = "/realtime/token"
+
+ONE_OF_MANY = "one_of_many"
+"""In ``request.state.log``: a line a second is enough of these."""
 
 _WISH: TypeAdapter[TokenRequest | None] = TypeAdapter(TokenRequest | None)
 _ANSWER = TypeAdapter(TokenResponse)
@@ -37,6 +41,7 @@ class Shortcut:
     def __init__(self, app: ASGIApp, *, public_url: str) -> None:
         self.app = app
         self._public_url = public_url
+        self._turn_away = _Overload(public_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; whatever is not a mint passes."""
@@ -44,11 +49,38 @@ class Shortcut:
             await self.app(scope, receive, send)
             return
         runtime: Runtime = scope["state"]["runtime"]
+        response: ASGIApp
         try:
             response = await _answer(scope, receive, runtime)
+        except Overloaded:
+            response = self._turn_away
         except Problem as problem:
             response = problem_response(problem, scope, public_url=self._public_url)
         await response(scope, receive, send)
+
+
+class _Overload:
+    """The answer to those who are too many, put into words once.
+
+    They come by the thousand while mints are under way, and each takes time from those.
+    """
+
+    def __init__(self, public_url: str) -> None:
+        name = "req_" + "0" * 26
+        scope = {"path": PATH, "state": {"request_id": name}}
+        problem = Overloaded(retry_after_seconds=RETRY_AFTER_SECONDS)
+        response = problem_response(problem, scope, public_url=public_url)
+        self._status = response.status_code
+        self._headers = [field for field in response.raw_headers if field[0] != b"content-length"]
+        self._before, self._after = bytes(response.body).split(name.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive  # the signature is ASGI's
+        scope["state"]["log"][ONE_OF_MANY] = True
+        body = self._before + scope["state"]["request_id"].encode() + self._after
+        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 async def _answer(scope: Scope, receive: Receive, runtime: Runtime) -> Response:
