@@ -220,7 +220,8 @@ async def test_a_full_service_refuses_before_it_looks_at_anything(
 async def test_of_those_turned_away_one_a_second_leaves_a_line(
     client: httpx.AsyncClient, runtime: Runtime, openai: FakeOpenAI, alice: User
 ) -> None:
-    async with full(client, runtime, openai, await bearer_for(runtime, alice)) as mints:
+    headers = await bearer_for(runtime, alice)
+    async with full(client, runtime, openai, headers) as mints:
         with capture_logs() as logs:
             names = {
                 (await client.post("/realtime/token")).headers["X-Request-ID"] for _ in range(5)
@@ -228,7 +229,8 @@ async def test_of_those_turned_away_one_a_second_leaves_a_line(
             await client.get("/realtime/profiles")
             await mints[1]  # has waited for a place, for a second and in vain
             await asyncio.sleep(0.2)  # now the first line is more than a second old
-            await asyncio.gather(*(client.post("/realtime/token") for _ in range(2)))
+            again = [client.post("/realtime/token", headers=headers) for _ in range(2)]
+            await asyncio.gather(*again)  # the first waits, the second finds no place to
 
     assert len(names) == 5
     lines = [(line["status"], line.get("left_out")) for line in logs if line["event"] == "request"]
