@@ -18,12 +18,14 @@ from app.base.clock import Clock, system_clock
 from app.base.db import Database
 from app.base.errors import AuditUnavailable
 from app.base.keys import derive_key, read_or_make_secret
-from app.base.limits import Allowance, Limits
+from app.base.limits import Limits, MemoryWindows, Windows
 from app.base.metrics import Metrics
 from app.base.postgres import PostgresDatabase
+from app.base.redis_windows import RedisWindows
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
+from app.identity.guessing import BadCredentials, PasswordGuesses
 from app.identity.passwords import Passwords
 from app.identity.sign_in import SignIn
 from app.identity.sign_out import SignOut
@@ -139,7 +141,6 @@ async def open_runtime(
     metrics = Metrics()
     admission = Admission(places=settings.max_mints_in_flight, metrics=metrics)
     metrics.watch_models(lambda: profiles.days_left(clock().date()))
-    limits = Limits(clock=clock, metrics=metrics)
     access_tokens = AccessTokens(
         secret=secret,
         issuer=settings.public_url,
@@ -159,9 +160,26 @@ async def open_runtime(
         stack.push_async_callback(log.close)
         openai = openai or openai_client(settings, secret)
         stack.push_async_callback(openai.aclose)
+        windows: Windows = MemoryWindows(clock)
+        if settings.redis_url is not None:
+            windows = RedisWindows(
+                settings.redis_url,
+                key=derive_key(secret, "limits"),
+                otherwise=windows,
+                metrics=metrics,
+            )
+            stack.push_async_callback(windows.close)
+        limits = Limits(windows, metrics=metrics)
         denials = Denials(log, clock=clock)
         stack.push_async_callback(denials.settle, all_of_them=True)
         users = Users(database=database, log=log, passwords=passwords, clock=clock)
+        guesses = PasswordGuesses(
+            limits,
+            per_account=settings.sign_in_failures_per_account,
+            per_address=settings.sign_in_failures_per_address,
+            attempts_per_address=settings.sign_ins_per_address_per_minute,
+            checks=settings.password_checks_per_minute,
+        )
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
         yield Runtime(
             settings=settings,
@@ -172,7 +190,13 @@ async def open_runtime(
             denials=denials,
             access_tokens=access_tokens,
             callers=Callers(
-                access_tokens=access_tokens, database=database, denials=denials, clock=clock
+                access_tokens=access_tokens,
+                bad_credentials=BadCredentials(
+                    limits, per_minute=settings.bad_credentials_per_address_per_minute, clock=clock
+                ),
+                database=database,
+                denials=denials,
+                clock=clock,
             ),
             users=users,
             sign_in=SignIn(
@@ -180,13 +204,7 @@ async def open_runtime(
                 passwords=passwords,
                 access_tokens=access_tokens,
                 sign_out=sign_out,
-                limits=limits,
-                per_account=Allowance.per_minute(
-                    "sign_ins_per_account_per_minute", settings.sign_ins_per_account_per_minute
-                ),
-                per_address=Allowance.per_minute(
-                    "sign_ins_per_address_per_minute", settings.sign_ins_per_address_per_minute
-                ),
+                guesses=guesses,
                 lifetime=timedelta(seconds=settings.sign_in_lifetime_seconds),
                 idle=timedelta(seconds=settings.refresh_token_idle_seconds),
                 database=database,

@@ -258,7 +258,7 @@ def signing_in_cases() -> Iterator[Case]:
         "unsupported_grant_type": FORM | {"grant_type": "client_credentials"},
     }.items():
         yield Case(sign_in, code, unknown, {"data": form})
-    once = {"sign_ins_per_account_per_minute": 1}
+    once = {"sign_ins_per_address_per_minute": 1}
     yield Case(sign_in, "rate_limited", answered_before, {"data": FORM}, settings=once)
     yield Case(sign_in, "audit_unavailable", without_a_log, {"data": FORM})
     yield Case(sign_in, "overloaded", busy_with_passwords, {"data": FORM})

@@ -1,14 +1,14 @@
 import pytest
 
 from app.base.errors import QuotaExceeded, RateLimited
-from app.base.limits import Allowance, Limits
+from app.base.limits import Allowance, Limits, MemoryWindows
 from tests.clock import StandingClock
 
 THREE = Allowance.per_minute("test", 3)
 
 
 async def test_a_window_moves_with_the_clock(clock: StandingClock) -> None:
-    limits = Limits(clock=clock)
+    limits = Limits(MemoryWindows(clock))
     for _ in range(3):
         await limits.take(THREE, "alice")
         clock.advance(seconds=10)
@@ -24,7 +24,7 @@ async def test_a_window_moves_with_the_clock(clock: StandingClock) -> None:
 
 
 async def test_a_refused_attempt_does_not_prolong_the_wait(clock: StandingClock) -> None:
-    limits = Limits(clock=clock)
+    limits = Limits(MemoryWindows(clock))
     for _ in range(3):
         await limits.take(THREE, "alice")
     for _ in range(59):
@@ -37,7 +37,7 @@ async def test_a_refused_attempt_does_not_prolong_the_wait(clock: StandingClock)
 
 
 async def test_callers_and_names_are_counted_apart(clock: StandingClock) -> None:
-    limits = Limits(clock=clock)
+    limits = Limits(MemoryWindows(clock))
     for _ in range(3):
         await limits.take(THREE, "alice")
 
@@ -46,7 +46,7 @@ async def test_callers_and_names_are_counted_apart(clock: StandingClock) -> None
 
 
 async def test_a_day_has_its_own_refusal(clock: StandingClock) -> None:
-    limits = Limits(clock=clock)
+    limits = Limits(MemoryWindows(clock))
     allowance = Allowance.per_day("test", 1)
     await limits.take(allowance, "alice")
 
@@ -57,7 +57,8 @@ async def test_a_day_has_its_own_refusal(clock: StandingClock) -> None:
 
 
 async def test_windows_that_have_passed_are_forgotten(clock: StandingClock) -> None:
-    limits = Limits(clock=clock)
+    windows = MemoryWindows(clock)
+    limits = Limits(windows)
     for number in range(1_000):
         await limits.take(THREE, f"user {number}")
     clock.advance(seconds=61)
@@ -65,5 +66,4 @@ async def test_windows_that_have_passed_are_forgotten(clock: StandingClock) -> N
     for number in range(500):
         await limits.take(THREE, f"later {number}")
 
-    windows = limits._limiter.storage._by_length[60]  # type: ignore[attr-defined]  # our storage
-    assert len(windows) == 500
+    assert len(windows._by_name["test"]) == 500

@@ -21,6 +21,7 @@ API_KEY = "sk-proj-canaryCANARYcanary0123456789abcd"
 SECRET = "canary-of-the-installation-secret-0123456789"
 METRICS_TOKEN = "canary-of-whoever-reads-the-metrics-0123456789"
 DATABASE_PASSWORD = "canary-of-the-database"
+REDIS_PASSWORD = "canary-of-redis"
 EMAIL, PASSWORD = "ada@example.com", "canary password of ada"
 WRONG = "canary password that is wrong"
 JUNK = "eyJjYW5hcnk.eyJjYW5hcnk.eyJjYW5hcnk"
@@ -142,6 +143,7 @@ async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) ->
             SECRET_KEY=SECRET,
             METRICS_TOKEN=METRICS_TOKEN,
             DATABASE_URL=database.replace("postgres@", f"postgres:{DATABASE_PASSWORD}@"),
+            REDIS_URL=f"redis://:{REDIS_PASSWORD}@127.0.0.1:{free_port()}/0",
             LOG_LEVEL="debug",
         ) as service:
             add_ada(service)
@@ -158,7 +160,9 @@ async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) ->
     assert EMAIL in places["PostgreSQL" if database else "var/service.db"]
     assert '"event": "request"' in places["stdout.log"]
     assert len(upstream.minted) == 1
-    secrets = [API_KEY, SECRET, METRICS_TOKEN, DATABASE_PASSWORD, PASSWORD, WRONG, JUNK]
+    assert '"event": "limits_degraded"' in places["stdout.log"]
+    secrets = [API_KEY, SECRET, METRICS_TOKEN, DATABASE_PASSWORD, REDIS_PASSWORD]
+    secrets += [PASSWORD, WRONG, JUNK]
     secrets += [*visit.secrets, *upstream.minted, "canary-text", API_KEY[:12], API_KEY[-4:] + "."]
     assert_not_in(places, secrets)
 
@@ -196,7 +200,10 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
             OPENAI_API_KEY=API_KEY,
             OPENAI_BASE_URL=upstream.url,
             SECRET_KEY=SECRET,
-            SIGN_INS_PER_ACCOUNT_PER_MINUTE=1_000_000,
+            SIGN_IN_FAILURES_PER_ACCOUNT=1_000_000,
+            SIGN_IN_FAILURES_PER_ADDRESS=1_000_000,
+            PASSWORD_CHECKS_PER_MINUTE=1_000_000,
+            BAD_CREDENTIALS_PER_ADDRESS_PER_MINUTE=1_000_000,
             SIGN_INS_PER_ADDRESS_PER_MINUTE=1_000_000,
         ) as service:
             add_ada(service)
@@ -234,6 +241,11 @@ FAULTY: dict[str, dict[str, str]] = {
     "/ in the password": {"DATABASE_URL": "postgresql://me:a/canary@127.0.0.1/x"},
     "# in the password": {"DATABASE_URL": "postgresql://me:a#canary@127.0.0.1/x"},
     "[ in the password": {"DATABASE_URL": "postgresql://me:a[canary@127.0.0.1/x"},
+    "another cache": {"REDIS_URL": "memcached://:canary@127.0.0.1/0"},
+    "@ in the password of Redis": {"REDIS_URL": "redis://:a@canary@127.0.0.1/0"},
+    "? in the password of Redis": {"REDIS_URL": "redis://:a?canary@127.0.0.1/0"},
+    "options of Redis": {"REDIS_URL": "redis://127.0.0.1/0?password=canary"},
+    "a name of a database in Redis": {"REDIS_URL": "redis://127.0.0.1/canary"},
     "no port": {"DATABASE_URL": "postgresql://me:canary@127.0.0.1:canary/x"},
 }
 

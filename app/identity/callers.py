@@ -17,10 +17,12 @@ from app.base.errors import (
     InsufficientScope,
     InvalidToken,
     Problem,
+    RateLimited,
     Unauthenticated,
     UserDisabled,
 )
 from app.identity.access_tokens import AccessTokens
+from app.identity.guessing import BadCredentials
 from app.identity.users import SCOPES, Role, sign_ins, users
 
 
@@ -59,9 +61,16 @@ class Callers:
     """Tells who calls from the credential they show."""
 
     def __init__(
-        self, *, access_tokens: AccessTokens, database: Database, denials: Denials, clock: Clock
+        self,
+        *,
+        access_tokens: AccessTokens,
+        bad_credentials: BadCredentials,
+        database: Database,
+        denials: Denials,
+        clock: Clock,
     ) -> None:
         self._access_tokens = access_tokens
+        self._bad_credentials = bad_credentials
         self._database = database
         self._denials = denials
         self._clock = clock
@@ -78,14 +87,18 @@ class Callers:
             Unauthenticated: There is no bearer credential.
             InvalidToken: There is one, but it is not good.
             InsufficientScope: It is good, but not for this.
+            RateLimited: Too many that were not good have come from this address.
         """
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated
         try:
+            self._bad_credentials.check(origin.ip)
             claims = self._access_tokens.verify(token.strip(" "))
-        except InvalidToken as problem:
+        except (InvalidToken, RateLimited) as problem:
             await self._deny(problem, origin)
+            if isinstance(problem, InvalidToken):
+                await self._bad_credentials.count(origin.ip)
             raise
         caller = Caller(claims.sub, claims.sid, claims.jti, claims.scope, origin)
         if scope is not None and scope not in caller.scopes:

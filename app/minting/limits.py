@@ -19,5 +19,5 @@ class MintLimits:
             RateLimited: More than the minute allows.
             QuotaExceeded: More than the day allows.
         """
-        await self._limits.take(self._per_minute, caller.user_id)
-        await self._limits.take(self._per_day, caller.user_id)
+        who = (caller.user_id,)
+        await self._limits.take_all((self._per_minute, who), (self._per_day, who))
