@@ -115,10 +115,11 @@ async def test_several_are_taken_in_one_trip_all_or_none_and_the_longest_wait_is
     one, other = processes
     both = ((THREE, ("alice",)), (TEN_A_DAY, ("alice",)))
     assert await one.may(*both)
-    calls = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
-    assert await one.may(*both)
-    assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == calls + 1
-    assert await one.may(*both)
+    for _ in range(2):
+        reads = (await redis.info("stats"))["total_reads_processed"]
+        assert await one.may(*both)
+        # One is that of the mint, the other asks for the figure.
+        assert (await redis.info("stats"))["total_reads_processed"] == reads + 2
 
     for _ in range(20):
         with pytest.raises(RateLimited):
@@ -132,8 +133,9 @@ async def test_several_are_taken_in_one_trip_all_or_none_and_the_longest_wait_is
 async def test_waits_grow_up_to_the_longest(processes: list[Process], redis: Redis) -> None:
     one, other = processes
     waits = []
-    for _ in range(7):
-        while (full := await one.windows.take([(GROWING, ("alice",))])) is not None:
+    for _ in range(12):
+        full = await one.windows.take([(GROWING, ("alice",))])
+        if full is not None:
             waits.append(round(full.wait))
             await age(redis, "growing", full.wait)
         assert await other.windows.is_full((GROWING, ("bob",))) is False

@@ -3,22 +3,20 @@
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from time import monotonic
-from typing import TypeVar
+from typing import Any
 
 import structlog
 from pydantic import SecretStr
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from app.base.limits import Full, Taking, Windows
 from app.base.metrics import Metrics
-
-T = TypeVar("T")
 
 PATIENCE_SECONDS = 0.25
 """How long a caller waits for Redis; it answers within a millisecond when it is well."""
@@ -26,7 +24,6 @@ PATIENCE_SECONDS = 0.25
 PAUSE_SECONDS = 1.0
 """After a failure Redis is left alone for so long; then one caller tries."""
 
-_CONNECTIONS = 32
 _PREFIX = "realtime-tokens:limit"
 
 # A window is a list of instants in Unix µs, the newest first; it expires with its newest. The clock
@@ -70,10 +67,27 @@ if full == 0 and ARGV[1] == '1' then
 end
 return {full, longest}
 """
+_TAKE_SHA1 = hashlib.sha1(_TAKE.encode(), usedforsecurity=False).hexdigest()  # its name in Redis
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """Commands on their way to Redis; their answers, or None when it is away."""
+
+    commands: Sequence[tuple[str | int, ...]]
+    answers: asyncio.Future[list[Any] | None]
+
+    def settle(self, answers: list[Any] | None) -> None:
+        """Let the caller go on, unless they have gone away."""
+        if not self.answers.done():
+            self.answers.set_result(answers)
 
 
 class RedisWindows:
     """The windows of all processes with the same Redis and the same installation secret.
+
+    There is one connection. While Redis answers what was asked, the next questions gather, and go
+    out together: of many at once each costs little, and none waits for a connection.
 
     Args:
         url: ``redis://`` or ``rediss://``.
@@ -83,53 +97,52 @@ class RedisWindows:
     """
 
     def __init__(self, url: SecretStr, *, key: bytes, otherwise: Windows, metrics: Metrics) -> None:
-        pool = ConnectionPool.from_url(
+        self._redis = Redis.from_url(
             url.get_secret_value(),
-            max_connections=_CONNECTIONS,
-            socket_connect_timeout=PATIENCE_SECONDS,
-            # Asking again after a lost answer might count twice.
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 0),  # asking again after a lost answer might count twice
         )
-        self._redis = Redis.from_pool(pool)
-        self._take = self._redis.register_script(_TAKE)
-        self._places = asyncio.Semaphore(_CONNECTIONS)  # in the order of arrival, unlike the pool
         self._key = key
         self._otherwise = otherwise
         self._metrics = metrics
+        self._waiting: list[_Question] = []
+        self._asking: asyncio.Task[None] | None = None
         self._away = False
         self._not_before = 0.0
         self._logger = structlog.get_logger(__name__)
 
     async def take(self, takings: Sequence[Taking]) -> Full | None:
         """See `Windows`. One round trip, whatever the number of windows."""
-        return await self._ask(
-            lambda: self._run(takings, count=True), lambda: self._otherwise.take(takings)
-        )
+        answers = await self._ask(self._script(takings, count=True))
+        if answers is None:
+            return await self._otherwise.take(takings)
+        full, wait = answers[0]
+        return Full(takings[full - 1][0], wait / 1_000_000) if full else None
 
     async def is_full(self, taking: Taking) -> bool:
         """See `Windows`."""
-        return await self._ask(lambda: self._full(taking), lambda: self._otherwise.is_full(taking))
+        answers = await self._ask(self._script([taking], count=False))
+        if answers is None:
+            return await self._otherwise.is_full(taking)
+        full, _ = answers[0]
+        return bool(full)
 
     async def give_back(
         self, *, once: Sequence[Taking] = (), all_of: Sequence[Taking] = ()
     ) -> None:
         """See `Windows`."""
-
-        async def forget() -> None:
-            async with self._redis.pipeline(transaction=False) as commands:
-                for taking in once:
-                    commands.lpop(self._name(taking))
-                for taking in all_of:
-                    commands.delete(self._name(taking))
-                await commands.execute()
-
-        await self._ask(forget, lambda: self._otherwise.give_back(once=once, all_of=all_of))
+        newest = [("LPOP", self._name(taking)) for taking in once]
+        whole = [("DEL", self._name(taking)) for taking in all_of]
+        if await self._ask(*newest, *whole) is None:
+            await self._otherwise.give_back(once=once, all_of=all_of)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connection. Nobody asks any more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
         await self._redis.aclose()
 
-    async def _run(self, takings: Sequence[Taking], *, count: bool) -> Full | None:
+    def _script(self, takings: Sequence[Taking], *, count: bool) -> tuple[str | int, ...]:
         numbers = [
             number
             for allowance, _ in takings
@@ -140,43 +153,74 @@ class RedisWindows:
                 allowance.longest_wait,
             )
         ]
-        full, wait = await self._take(
-            keys=[self._name(taking) for taking in takings], args=[int(count), *numbers]
-        )
-        return Full(takings[full - 1][0], wait / 1_000_000) if full else None
-
-    async def _full(self, taking: Taking) -> bool:
-        return await self._run([taking], count=False) is not None
+        names = map(self._name, takings)
+        return ("EVALSHA", _TAKE_SHA1, len(takings), *names, int(count), *numbers)
 
     def _name(self, taking: Taking) -> str:
         allowance, who = taking
         digest = hmac.digest(self._key, "\0".join(who).encode("utf-8", "replace"), hashlib.sha256)
         return f"{_PREFIX}:{allowance.name}:{digest[:16].hex()}"
 
-    async def _ask(
-        self, redis: Callable[[], Awaitable[T]], otherwise: Callable[[], Awaitable[T]]
-    ) -> T:
-        """Ask *redis*, or *otherwise* while it is away or slow."""
+    async def _ask(self, *commands: tuple[str | int, ...]) -> list[Any] | None:
+        """Return the answers of Redis to *commands*, or None while it is away or slow."""
         if self._away:
             if monotonic() < self._not_before:
-                return await otherwise()
-            self._not_before = monotonic() + PAUSE_SECONDS  # this one tries, the others do not wait
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS), self._places:
-                answer = await redis()
-        except (RedisError, OSError, TimeoutError) as fault:
-            await self._lose(fault)
-            return await otherwise()
+                return None
+            self._not_before = monotonic() + PAUSE_SECONDS  # this one tries, others do not wait
+        question = _Question(commands, asyncio.get_running_loop().create_future())
+        self._waiting.append(question)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_on(), name="limits")
+        return await question.answers
+
+    async def _ask_on(self) -> None:
+        """Ask Redis whatever waits, until nothing does."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                answers = iter(await self._answers([c for asked in batch for c in asked.commands]))
+            except Exception as fault:  # noqa: BLE001 - whatever it is, there are other windows
+                self._lost(fault)
+                batch += self._waiting  # they would wait in vain
+                self._waiting = []
+                for question in batch:
+                    question.settle(None)
+            else:
+                self._found()
+                for question in batch:
+                    question.settle(list(islice(answers, len(question.commands))))
+
+    async def _answers(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        """Ask Redis, in one round trip.
+
+        Raises:
+            TimeoutError: It did not answer in time.
+            Exception: It is not there, or does not take the commands; as the client names it.
+        """
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.script_load(_TAKE)  # it may have been started anew
+            for command in commands:
+                pipeline.execute_command(*command)
+            asking = asyncio.ensure_future(pipeline.execute())
+            try:
+                # In two halves: when our own loop stalls, the answer is there after the first.
+                for _ in range(2):
+                    await asyncio.wait([asking], timeout=PATIENCE_SECONDS / 2)
+                if not asking.done():
+                    raise TimeoutError
+            finally:
+                asking.cancel()
+                await asyncio.wait([asking])
+        return asking.result()[1:]
+
+    def _found(self) -> None:
         if self._away:
             self._away = False
             self._metrics.limits_degraded.set(0)
             self._logger.info("limits_shared_again")
-        return answer
 
-    async def _lose(self, fault: Exception) -> None:
+    def _lost(self, fault: Exception) -> None:
         self._not_before = monotonic() + PAUSE_SECONDS
-        with suppress(RedisError):  # idle connections that lead nowhere would each be tried in turn
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
         if not self._away:
             self._away = True
             self._metrics.limits_degraded.set(1)
