@@ -26,6 +26,8 @@ from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Callers
 from app.identity.guessing import BadCredentials, PasswordGuesses
+from app.identity.password_changes import PasswordChanges
+from app.identity.password_rules import PasswordRules
 from app.identity.passwords import Passwords
 from app.identity.sign_in import SignIn
 from app.identity.sign_out import SignOut
@@ -41,6 +43,9 @@ from app.settings import Settings
 
 SANDBOX_PATH = "/sandbox/v1"
 """Where the stand-in for OpenAI is mounted."""
+
+RESET_PAGE = "/reset"
+"""Where a link to set a password leads."""
 
 HOUSEKEEPING_SECONDS = 5.0
 """Between two rounds of what is done beside the requests."""
@@ -59,6 +64,7 @@ class Runtime:
     access_tokens: AccessTokens
     callers: Callers
     users: Users
+    password_changes: PasswordChanges
     sign_in: SignIn
     sign_out: SignOut
     catalogue: Catalogue
@@ -172,7 +178,8 @@ async def open_runtime(
         limits = Limits(windows, metrics=metrics)
         denials = Denials(log, clock=clock)
         stack.push_async_callback(denials.settle, all_of_them=True)
-        users = Users(database=database, log=log, passwords=passwords, clock=clock)
+        rules = PasswordRules(settings.public_url)
+        users = Users(database=database, log=log, passwords=passwords, rules=rules, clock=clock)
         guesses = PasswordGuesses(
             limits,
             per_account=settings.sign_in_failures_per_account,
@@ -199,6 +206,17 @@ async def open_runtime(
                 clock=clock,
             ),
             users=users,
+            password_changes=PasswordChanges(
+                users=users,
+                passwords=passwords,
+                rules=rules,
+                guesses=guesses,
+                page=f"{settings.public_url}{RESET_PAGE}",
+                database=database,
+                log=log,
+                denials=denials,
+                clock=clock,
+            ),
             sign_in=SignIn(
                 users=users,
                 passwords=passwords,

@@ -1,9 +1,13 @@
 """Slowing down who guesses, without locking out the owner of what is guessed."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
 from app.audit.denials import network_of
 from app.base.clock import Clock
-from app.base.errors import Overloaded, RateLimited
-from app.base.limits import Allowance, Full, Limits, Taking
+from app.base.errors import Overloaded, Problem, RateLimited
+from app.base.limits import Allowance, Full, Limits
 
 _HOUR, _DAY = 60 * 60, 24 * 60 * 60  # seconds
 
@@ -15,6 +19,13 @@ WARY_AFTER = 100
 a single try before it has to wait; NIST SP 800-63B-4 section 3.2.2 names this figure."""
 
 WARY_FIRST_WAIT_SECONDS = 60
+
+
+@dataclass(slots=True)
+class Guess:
+    """A password that is being checked."""
+
+    right: bool = False
 
 
 class PasswordGuesses:
@@ -70,8 +81,11 @@ class PasswordGuesses:
         """
         await self._limits.take(self._attempts, _network(ip))
 
-    async def begin(self, account: str, ip: str | None) -> None:
-        """Let a password be checked, which counts as wrong for now.
+    @asynccontextmanager
+    async def guess(self, account: str, ip: str | None) -> AsyncIterator[Guess]:
+        """Let a password be checked inside, and be told whether it was right.
+
+        Whatever is refused in there instead was no guess, and is not held against anybody.
 
         Args:
             account: Whose, as it was typed, in lower case.
@@ -83,28 +97,19 @@ class PasswordGuesses:
         """
         wary = await self._limits.is_full(self._account, account)
         network = _network(ip)
-        await self._limits.take_all(
-            (self._attempts, (network,)),
-            *self._failures(account, network, wary=wary),
-            (self._checks, ()),
-        )
-
-    async def wrong(self, account: str) -> None:
-        """Note that the password was wrong."""
-        await self._limits.note(self._account, account)
-
-    async def right(self, account: str, ip: str | None) -> None:
-        """Forget the failures of the owner at this address."""
-        pair, address = self._failures(account, _network(ip))
-        await self._limits.give_back(once=[address], all_of=[pair])
-
-    async def not_checked(self, account: str, ip: str | None) -> None:
-        """Take it back: the password was not looked at, so nothing was learnt."""
-        await self._limits.give_back(once=self._failures(account, _network(ip)))
-
-    def _failures(self, account: str, network: str, *, wary: bool = False) -> tuple[Taking, Taking]:
-        pair = self._wary if wary else self._usual
-        return (pair, (account, network)), (self._address, (network,))
+        pair = (self._wary if wary else self._usual, (account, network))
+        address = (self._address, (network,))
+        await self._limits.take_all((self._attempts, (network,)), pair, address, (self._checks, ()))
+        guess = Guess()
+        try:
+            yield guess
+        except Problem:
+            await self._limits.give_back(once=[pair, address])
+            raise
+        if guess.right:
+            await self._limits.give_back(once=[address], all_of=[pair])
+        else:
+            await self._limits.note(self._account, account)
 
 
 class BadCredentials:

@@ -11,7 +11,7 @@ from app.audit.events import Event
 from app.audit.log import Log
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
-from app.base.errors import Problem, RateLimited
+from app.base.errors import RateLimited
 from app.base.ids import new_id
 from app.identity import refresh_tokens
 from app.identity.access_tokens import AccessTokens
@@ -117,22 +117,16 @@ class SignIn:
         account = email.strip().lower()[:LONGEST_EMAIL]
         user: User | None = None
         try:
-            await self._guesses.begin(account, origin.ip)
-            try:
+            async with self._guesses.guess(account, origin.ip) as guess:
                 user = await self._users.find(account)
                 right = await self._passwords.verify(password, user.password_hash if user else None)
-            except Problem:
-                await self._guesses.not_checked(account, origin.ip)
-                raise
-            if user is None or not right or user.disabled_at is not None:
-                await self._guesses.wrong(account)
+                guess.right = right and user is not None and user.disabled_at is None
             if user is None:
                 raise _wrong("unknown_account")
             if not right:
                 raise _wrong("wrong_password")
             if user.disabled_at is not None:
                 raise _wrong("user_disabled")
-            await self._guesses.right(account, origin.ip)
 
             scopes = _narrowed(SCOPES[user.role], scope)
             rehashed = await self._rehash(user, password)

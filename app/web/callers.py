@@ -40,6 +40,7 @@ PUBLIC = frozenset(
     {
         "/",
         "/.well-known/jwks.json",
+        "/auth/reset",
         "/auth/revoke",
         "/auth/token",
         "/docs",
@@ -48,6 +49,7 @@ PUBLIC = frozenset(
         "/livez",
         "/openapi.json",
         "/readyz",
+        "/reset",
         "/version",
     }
 )
@@ -111,4 +113,5 @@ def caller_with(
 AnyCaller = Annotated[Caller, Depends(caller_with(None))]
 MintingCaller = Annotated[Caller, Depends(caller_with("mint", confirmed=False))]
 ProfileCaller = Annotated[Caller, Depends(caller_with("mint"))]
+AdminCaller = Annotated[Caller, Depends(caller_with("admin"))]
 Auditor = Annotated[Caller, Depends(caller_with("audit:read"))]

@@ -20,6 +20,7 @@ from app.base.errors import (
     InternalError,
     InvalidToken,
     Problem,
+    RateLimited,
     RequestTimeout,
     Unauthenticated,
     UnsupportedMediaType,
@@ -106,7 +107,7 @@ def _complete(operation: dict[str, Any], path: str) -> None:
         problems += [RequestTimeout, BodyTooLarge, UnsupportedMediaType]
     if "security" in operation:
         [scopes] = operation["security"][0].values()  # the other way to sign in has the same
-        problems += [Unauthenticated, InvalidToken, UserDisabled]
+        problems += [Unauthenticated, InvalidToken, UserDisabled, RateLimited]
         problems += [InsufficientScope(scope) for scope in scopes] or [InsufficientScope]
     for problem in problems:
         add_problem(responses, problem, path=path)
