@@ -38,7 +38,7 @@ def reason_against(password: str, email: str = EMAIL) -> str:
         COMPOSED,
         "e\u0301" + RANDOM[:14],
         "  leading and trailing blanks  ",
-        "\u043a\u043e\u0440\u043e\u0432\u0430 \u0436\u0443\u043a \u0434\u043e\u043c \u043b\u0435\u0441",
+        "\u043a\u043e\u0440\u043e\u0432\u0430 \u0436\u0443\u043a \u0434\u043e\u043c 1961",
     ],
 )
 def test_15_to_256_characters_of_any_kind_may_be_set(password: str) -> None:
@@ -71,7 +71,7 @@ def test_what_unicode_does_not_assign_is_refused(password: str) -> None:
         ("x" * 15, 'Repeats like "aaa" are easy to guess.'),
         (" " * 20, 'Repeats like "aaa" are easy to guess.'),
         ("passwordpassword", "Repeats like"),
-        ("password12345678", "This is similar to a commonly used password."),
+        ("password12345678", ""),
         ("P@ssw0rdP@ssw0rd", "Repeats like"),
         ("Passwort12345678", ""),
         ("qwertyuiopasdfgh", ""),

@@ -23,6 +23,7 @@ class CountingHasher(PasswordHasher):
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
         self.computed = 0
+        self.waiting = 0
         self.threads: set[int] = set()
         self.started = threading.Event()
         self.may_go_on = threading.Event()
@@ -38,7 +39,9 @@ class CountingHasher(PasswordHasher):
 
     def _compute(self) -> None:
         self.started.set()
+        self.waiting += 1
         self.may_go_on.wait(10)
+        self.waiting -= 1
         self.computed += 1
         self.threads.add(threading.get_ident())
 
