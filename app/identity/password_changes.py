@@ -78,11 +78,10 @@ class PasswordChanges:
         """Set *new*, and end every sign-in of the caller but this one.
 
         Raises:
-            InvalidToken: The caller has no account here.
+            InvalidToken: The caller has no account here, or it has changed meanwhile.
             InvalidRequest: *current* is wrong, or *new* may not be set.
             RateLimited: Too many wrong passwords.
             Overloaded: Too many passwords are being checked.
-            Conflict: The account has changed meanwhile.
             AuditUnavailable: It cannot be written down; nothing is changed.
         """
         user = await self._users.get(caller.user_id)
@@ -107,7 +106,7 @@ class PasswordChanges:
 
         def change(tx: sa.Connection) -> None:
             if not _set(tx, user, password_hash):
-                raise Conflict("The account has just changed. Sign in again.")
+                raise InvalidToken  # whatever changed the account has ended this sign-in too
             now = to_unix_microseconds(self._clock())
             end_all_credentials(tx, user.id, now=now, but_sign_in=caller.sign_in_id)
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Form, Path, Response
+from fastapi import APIRouter, Body, Form, Path, Response
 from fastapi.responses import HTMLResponse
 from pydantic import Field, SecretStr
 
@@ -40,6 +40,12 @@ _EASY = FieldError(
     " nothing to do with one another make a good one.",
 )
 _SPENT = FieldError("token", "is not good any more, or never was; ask for a new link")
+_EXAMPLE_PASSWORD = "violin harbour seventeen plums"
+_EXAMPLE_CHANGE = {
+    "currentPassword": "correct horse battery staple",
+    "newPassword": _EXAMPLE_PASSWORD,
+}
+_EXAMPLE_RESET = {"token": "rts_9Jx…", "password": _EXAMPLE_PASSWORD}
 _PAGE_HEADERS = {
     **NO_STORE,
     "Content-Security-Policy": (
@@ -84,11 +90,18 @@ class ResetLink(Answer):
     responses={
         204: {"description": "It is changed; all other sign-ins have ended."},
         **problem_responses(
-            InvalidRequest(errors=[_EASY]), RateLimited, Conflict, AuditUnavailable, Overloaded
+            InvalidRequest(errors=[_EASY]), RateLimited, AuditUnavailable, Overloaded
         ),
     },
 )
-async def change_password(change: PasswordChange, caller: AnyCaller, runtime: RuntimeDep) -> None:
+async def change_password(
+    change: Annotated[
+        PasswordChange,
+        Body(openapi_examples={"change": {"value": _EXAMPLE_CHANGE}}),
+    ],
+    caller: AnyCaller,
+    runtime: RuntimeDep,
+) -> None:
     """Give the caller another password and end their other sign-ins, on all devices.
 
     Wrong passwords count as at `POST /auth/token`: after some, each further try has to wait.
@@ -113,7 +126,14 @@ async def change_password(change: PasswordChange, caller: AnyCaller, runtime: Ru
         ),
     },
 )
-async def reset_password(reset: PasswordReset, origin: OriginDep, runtime: RuntimeDep) -> None:
+async def reset_password(
+    reset: Annotated[
+        PasswordReset,
+        Body(openapi_examples={"reset": {"value": _EXAMPLE_RESET}}),
+    ],
+    origin: OriginDep,
+    runtime: RuntimeDep,
+) -> None:
     """Set a password by the token of a link that an admin has made.
 
     The token is used up. A password that may not be set leaves it as it is.
@@ -137,7 +157,11 @@ async def reset_password(reset: PasswordReset, origin: OriginDep, runtime: Runti
             },
             cache_control="no-store",
         ),
-        **problem_responses(NotFound("No account has this id."), Conflict, AuditUnavailable),
+        **problem_responses(
+            NotFound("No account has this id."),
+            Conflict("The account is disabled. Enable it first."),
+            AuditUnavailable,
+        ),
     },
 )
 async def make_reset_link(
