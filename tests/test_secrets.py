@@ -24,6 +24,8 @@ DATABASE_PASSWORD = "canary-of-the-database"
 REDIS_PASSWORD = "canary-of-redis"
 EMAIL, PASSWORD = "ada@example.com", "canary password of ada"
 WRONG = "canary password that is wrong"
+EASY = "canarycanarycanary"
+CHANGED = "canary password that is another one"
 JUNK = "eyJjYW5hcnk.eyJjYW5hcnk.eyJjYW5hcnk"
 UPSTREAM_TEXT = f"Incorrect API key provided: {API_KEY[:12]}********{API_KEY[-4:]}. canary-text"
 
@@ -73,6 +75,7 @@ class Visit:
     def __init__(self, client: httpx.AsyncClient, upstream: Upstream) -> None:
         self.secrets: list[str] = []
         self.answers: list[httpx.Response] = []
+        self.statuses: list[int] = []  # of answers that are a form, with what was sent in it
         self._client = client
         self._upstream = upstream
 
@@ -130,7 +133,34 @@ class Visit:
         renewed = await self._grant(used)
         for form in (used, {**used, "grant_type": ""}):
             await self._send("POST", "/auth/token", data=form)
+        headers = {"Authorization": f"Bearer {renewed['access_token']}"}
+        await self._change_passwords(headers)
         await self._send("POST", "/auth/revoke", data={"token": renewed["refresh_token"]})
+
+    async def _change_passwords(self, headers: dict[str, str]) -> None:
+        """Be refused in every way, and in the end set the same password by a link."""
+        for change in (
+            {"currentPassword": WRONG, "newPassword": PASSWORD},
+            {"currentPassword": PASSWORD, "newPassword": EASY},
+            {"currentPassword": PASSWORD, WRONG: PASSWORD},
+        ):
+            await self._send("POST", "/auth/password", json=change, headers=headers)
+        me = (await self._client.get("/auth/me", headers=headers)).json()["id"]
+        made = await self._client.post(f"/admin/api/users/{me}/reset-link", headers=headers)
+        token = made.json()["link"].partition("#")[2]
+        self.secrets.append(token.removeprefix("rts_"))
+        for reset in (
+            {"token": f"{token}x", "password": PASSWORD},
+            {"token": token, "password": EASY},
+            {"token": {token: token}, "password": [PASSWORD]},
+        ):
+            await self._send("POST", "/auth/reset", json=reset)
+        await self._send("POST", "/reset", json={"token": token, "password": PASSWORD})
+        await self._send("GET", f"/reset/{token}?token={token}")
+        await self._send("GET", "/livez", headers={"X-Request-ID": token})
+        for _ in range(2):
+            form = {"token": token, "password": CHANGED}
+            self.statuses.append((await self._client.post("/reset", data=form)).status_code)
 
 
 async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) -> None:
@@ -162,7 +192,8 @@ async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) ->
     assert len(upstream.minted) == 1
     assert '"event": "limits_degraded"' in places["stdout.log"]
     secrets = [API_KEY, SECRET, METRICS_TOKEN, DATABASE_PASSWORD, REDIS_PASSWORD]
-    secrets += [PASSWORD, WRONG, JUNK]
+    secrets += [PASSWORD, WRONG, EASY, CHANGED, JUNK]
+    assert visit.statuses == [200, 422]
     secrets += [*visit.secrets, *upstream.minted, "canary-text", API_KEY[:12], API_KEY[-4:] + "."]
     assert_not_in(places, secrets)
 
@@ -208,6 +239,8 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
         ) as service:
             add_ada(service)
             headers = service.sign_in(EMAIL, PASSWORD)
+            made = service.run("users", "reset-link", EMAIL)
+            assert made.returncode == 0, made.stderr
             stolen = texts_in(tmp_path / "var" / "service.db")
             statuses = set()
             async with httpx.AsyncClient(base_url=service.url) as client:
@@ -218,6 +251,9 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
                         shown = {"Authorization": f"Bearer {bearer}"}
                         answer = await client.post("/realtime/token", headers=shown)
                         statuses.add(answer.status_code)
+                    for token in (text, f"rts_{text}"):
+                        reset = {"token": token, "password": CHANGED}
+                        statuses.add((await client.post("/auth/reset", json=reset)).status_code)
                     for token in (text, f"rtr_{text}"):
                         form = {"grant_type": "refresh_token", "refresh_token": token}
                         statuses.add((await client.post("/auth/token", data=form)).status_code)
@@ -227,7 +263,7 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
 
     assert len(stolen) > 20
     assert any(text.startswith("$argon2") for text in stolen)
-    assert statuses == {400, 401}
+    assert statuses == {400, 401, 422}
 
 
 FAULTY: dict[str, dict[str, str]] = {
