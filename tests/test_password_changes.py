@@ -278,3 +278,27 @@ async def test_one_address_may_not_try_many_tokens(runtime: Runtime) -> None:
 
     with pytest.raises(RateLimited):
         await runtime.password_changes.by_link(HOME, token="rts_" + "a" * 43, new=NEW)
+
+
+async def test_a_link_that_is_replaced_while_it_is_used_is_not_good(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
+) -> None:
+    hasher = CountingHasher()
+    async with played(
+        settings, clock=clock, openai=openai, passwords=Passwords(hasher=hasher)
+    ) as runtime:
+        user = await runtime.users.add(
+            "alice@example.com", role="user", password=PASSWORD, by=OPERATOR
+        )
+        first = await link_for(runtime, user)
+        hasher.started.clear()
+        hasher.may_go_on.clear()
+        using = asyncio.create_task(runtime.password_changes.by_link(HOME, token=first, new=OTHER))
+        await asyncio.to_thread(hasher.started.wait, 10)
+        second = await link_for(runtime, user)
+        hasher.may_go_on.set()
+
+        with pytest.raises(InvalidRequest):
+            await using
+        await runtime.password_changes.by_link(HOME, token=second, new=NEW)
+        await sign_in(runtime, NEW)
