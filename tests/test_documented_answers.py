@@ -200,6 +200,11 @@ async def about_somebody_disabled(stage: Stage) -> dict[str, str]:
     return await stage.bearer()
 
 
+async def about_ada_without_a_log(stage: Stage) -> dict[str, str]:
+    stage.named = stage.ada.id
+    return await without_a_log(stage)
+
+
 async def unheard(stage: Stage) -> dict[str, str]:
     for _ in range(2):
         await stage.client.get("/auth/me", headers=await forged(stage))
@@ -321,7 +326,7 @@ def password_cases() -> Iterator[Case]:
     yield Case(reset, "audit_unavailable", with_a_link_without_a_log, made_up)
     yield Case(link, "not_found")
     yield Case(link, "conflict", about_somebody_disabled)
-    yield Case(link, "audit_unavailable", without_a_log)
+    yield Case(link, "audit_unavailable", about_ada_without_a_log)
 
 
 def signing_out_cases() -> Iterator[Case]:
