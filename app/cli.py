@@ -155,7 +155,7 @@ async def _announce_sandbox(runtime: Runtime) -> list[str]:
     if not await runtime.users.all():
         lines.append("  Two accounts were made; their passwords are shown this once:")
         for email, role in (("admin@example.com", "admin"), ("demo@example.com", "user")):
-            password = secrets.token_urlsafe(15)
+            password = secrets.token_hex(12)
             await runtime.users.add(email, role=role, password=password, by=OPERATOR)
             lines.append(f"    {email:<18} {password}")
         lines.append("")
@@ -393,6 +393,17 @@ def set_password(email: str, *, password_stdin: PasswordStdin = False) -> None:
     password = _password(from_stdin=password_stdin)
     user = _in_runtime(lambda runtime: runtime.users.set_password(email, password, by=OPERATOR))
     typer.echo(f"{user.id} has a new password")
+
+
+@users_cli.command("reset-link")
+def make_reset_link(email: str) -> None:
+    """Print a link by which whoever has it may set the user's password, once, within an hour."""
+
+    async def make(runtime: Runtime) -> str:
+        user = _found(await runtime.users.find(email))
+        return (await runtime.password_changes.make_link(user.id, by=OPERATOR)).url
+
+    typer.echo(_in_runtime(make))
 
 
 # Service keys -------------------------------------------------------------------------------
