@@ -24,16 +24,17 @@ from rich.table import Table
 
 from tests.faults import (
     PostgresFault,
-    PostgresTarget,
     SqliteFault,
     Target,
     crashed,
-    database_for_faults,
+    far_from,
     frozen,
     full,
     full_disk,
     held_by_a_command,
     locked,
+    postgres_target,
+    slowed,
     stalled,
     stopped,
     stuck_clients,
@@ -226,11 +227,16 @@ async def hit_on_sqlite(fault: SqliteFault, rounds: int) -> Toll:
 
 async def hit_on_postgresql(fault: PostgresFault, rounds: int) -> Toll:
     """Hit a new installation on a PostgreSQL server of its own."""
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, postgres_server() as server:
-        async with stage(Path(folder), DATABASE_URL=database_for_faults(server)) as one:
-            with one.serving() as service:
-                toll = await hit(PostgresTarget(one, service, server), rounds, fault)
-            return await proven(one, toll)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        async with postgres_target(Path(folder)) as target:
+            return await proven(target.stage, await hit(target, rounds, fault))
+
+
+async def slow_postgresql_down(rounds: int) -> Toll:
+    """Let PostgreSQL answer too late."""
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        async with postgres_target(Path(folder)) as target, far_from(target) as far:
+            return await proven(far.stage, await hit(far, rounds, slowed))
 
 
 async def proven(stage: Stage, toll: Toll) -> Toll:
@@ -255,6 +261,7 @@ AT_ANY_MOMENT: dict[str, Callable[[int], Awaitable[Toll]]] = {
 LASTING: dict[str, Callable[[int], Awaitable[Toll]]] = {
     "PostgreSQL without connections": partial(hit_on_postgresql, full),
     "PostgreSQL, chain locked": partial(hit_on_postgresql, stalled),
+    "PostgreSQL slow": slow_postgresql_down,
     "SQLite locked": partial(hit_on_sqlite, locked),
     "SQLite held by a command": partial(hit_on_sqlite, held_by_a_command),
     "SQLite on a full disk": partial(hit_on_sqlite, full_disk),

@@ -7,15 +7,22 @@ import resource
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, postgres_server
 from tests.service import Service
-from tests.stage import Stage
+from tests.slow_line import SlowLine, slow_line
+from tests.stage import Stage, stage
 
 OURS = "application_name = 'realtime-tokens'"
 
@@ -48,6 +55,13 @@ class PostgresTarget(Target):
             await connection.close()
 
 
+@dataclass(frozen=True)
+class FarTarget(Target):
+    """A service that reaches its PostgreSQL server over a line."""
+
+    line: SlowLine
+
+
 SqliteFault = Callable[[Target], AbstractAsyncContextManager[None]]
 PostgresFault = Callable[[PostgresTarget], AbstractAsyncContextManager[None]]
 
@@ -55,11 +69,29 @@ PostgresFault = Callable[[PostgresTarget], AbstractAsyncContextManager[None]]
 # PostgreSQL ---------------------------------------------------------------------------------
 
 
-def database_for_faults(server: PostgresServer) -> str:
-    """Make the database of a `PostgresTarget`, owned by a role of its own; return its address."""
-    server.sql("postgres", "CREATE ROLE tokens LOGIN")
-    server.sql("postgres", "CREATE DATABASE tokens OWNER tokens")
-    return server.url("tokens", role="tokens")
+@asynccontextmanager
+async def postgres_target(folder: Path) -> AsyncIterator[PostgresTarget]:
+    """Run a service in *folder* on a PostgreSQL server that nobody else uses."""
+    with postgres_server() as server:
+        server.sql("postgres", "CREATE ROLE tokens LOGIN")
+        server.sql("postgres", "CREATE DATABASE tokens OWNER tokens")
+        async with stage(folder, DATABASE_URL=server.url("tokens", role="tokens")) as one:
+            with one.serving() as service:
+                yield PostgresTarget(one, service, server)
+
+
+@asynccontextmanager
+async def far_from(target: PostgresTarget) -> AsyncIterator[FarTarget]:
+    """Run another service on the same database, at the end of a `SlowLine`."""
+    async with slow_line(target.server.port) as line:
+        url = f"postgresql://tokens@127.0.0.1:{line.port}/tokens"
+        stack = ExitStack()
+        start = partial(stack.enter_context, target.stage.serving(DATABASE_URL=url))
+        try:
+            service = await asyncio.to_thread(start)  # meanwhile the line has to be served
+            yield FarTarget(target.stage, service, line)
+        finally:
+            await asyncio.to_thread(stack.close)
 
 
 @asynccontextmanager
@@ -112,6 +144,16 @@ async def stalled(target: PostgresTarget) -> AsyncIterator[None]:
         yield
     finally:
         await somebody.close()
+
+
+@asynccontextmanager
+async def slowed(target: FarTarget) -> AsyncIterator[None]:
+    """The server answers, but later than anybody is willing to wait."""
+    target.line.delay_seconds = 3.0
+    try:
+        yield
+    finally:
+        target.line.delay_seconds = 0.0
 
 
 # SQLite -------------------------------------------------------------------------------------

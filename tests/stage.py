@@ -64,9 +64,12 @@ class Stage:
 
     @contextmanager
     def serving(self, *, migrate: bool = True, **settings: Any) -> Iterator[Service]:
-        """Run the service; the first time, migrate, make an account and sign in."""
+        """Run the service, with these settings in place of those of the installation.
+
+        The first time, migrate, make an account and sign in.
+        """
         migrate = migrate and not self.headers
-        with serving(self.folder, migrate=migrate, **self.settings, **settings) as service:
+        with serving(self.folder, migrate=migrate, **self.settings | settings) as service:
             if not self.headers:
                 added = service.run("users", "add", EMAIL, "--password-stdin", stdin=PASSWORD)
                 assert added.returncode == 0, added.stderr

@@ -5,6 +5,7 @@ lost, and minting comes back by itself.
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 import httpx
 import pytest
@@ -12,16 +13,19 @@ import pytest_asyncio
 
 from tests.faults import (
     OURS,
+    FarTarget,
     PostgresFault,
     PostgresTarget,
+    Target,
     crashed,
-    database_for_faults,
+    far_from,
     frozen,
     full,
+    postgres_target,
+    slowed,
     stalled,
     stopped,
 )
-from tests.postgres import postgres_server
 from tests.stage import (
     AWAY_SECONDS,
     BACK_SECONDS,
@@ -30,7 +34,6 @@ from tests.stage import (
     PASSWORD,
     TOKEN,
     load,
-    stage,
 )
 
 pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
@@ -40,11 +43,14 @@ MOST_CONNECTIONS = 6  # the log's own and the pool
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresTarget]:
-    with postgres_server() as server:
-        url = database_for_faults(server)
-        async with stage(tmp_path_factory.mktemp("faults"), DATABASE_URL=url) as one:
-            with one.serving() as service:
-                yield PostgresTarget(one, service, server)
+    async with postgres_target(tmp_path_factory.mktemp("faults")) as target:
+        yield target
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def far(target: PostgresTarget) -> AsyncIterator[FarTarget]:
+    async with far_from(target) as far:
+        yield far
 
 
 FAULTS: list[PostgresFault] = [stopped, crashed, frozen, full, stalled]
@@ -54,8 +60,16 @@ FAULTS: list[PostgresFault] = [stopped, crashed, frozen, full, stalled]
 async def test_under_load_it_is_refused_in_time_and_minting_comes_back(
     target: PostgresTarget, fault: PostgresFault
 ) -> None:
+    await assert_refused_and_back(target, fault(target))
+
+
+async def test_a_server_slower_than_anybody_waits_is_one_that_is_away(far: FarTarget) -> None:
+    await assert_refused_and_back(far, slowed(far))
+
+
+async def assert_refused_and_back(target: Target, fault: AbstractAsyncContextManager[None]) -> None:
     async with load(target.stage, target.service) as callers:
-        async with fault(target):
+        async with fault:
             began = time.monotonic()
             await callers.refused(40)  # all of them at least once
             asked = len(target.stage.upstream.asked)
@@ -126,6 +140,17 @@ async def test_a_server_that_stutters_slows_minting_down_and_no_more(
     assert callers.answers.keys() <= {200, 503}
     assert callers.slowest_refusal_seconds(since=began) < AWAY_SECONDS
     await target.stage.check()
+
+
+async def test_a_server_that_is_far_away_slows_minting_down_and_no_more(far: FarTarget) -> None:
+    far.line.delay_seconds = 0.2
+    async with load(far.stage, far.service) as callers:
+        while callers.answers[200] < 100:
+            await callers.next_token(within=BACK_SECONDS)
+    far.line.delay_seconds = 0.0
+
+    assert callers.answers.keys() == {200}
+    await far.stage.check()
 
 
 async def test_waiting_for_the_chain_does_not_use_up_the_connections(
