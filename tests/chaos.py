@@ -250,7 +250,7 @@ async def proven(stage: Stage, toll: Toll) -> Toll:
 AT_ANY_MOMENT: dict[str, Callable[[int], Awaitable[Toll]]] = {
     "killed, SQLite": partial(on_sqlite, kill_and_start),
     "killed, PostgreSQL": partial(on_postgresql, kill_and_start),
-    "3 workers killed at once": partial(on_postgresql, partial(kill_and_start, workers=3)),
+    "2 workers killed at once": partial(on_postgresql, partial(kill_and_start, workers=2)),
     "1 of 3 workers killed": partial(on_postgresql, kill_one_worker),
     "PostgreSQL restarted": partial(hit_on_postgresql, stopped),
     "PostgreSQL crashed": partial(hit_on_postgresql, crashed),
@@ -277,7 +277,7 @@ async def main(rounds: int, only: str) -> None:
 
     Stops at the first that breaks a promise.
     """
-    console = Console(width=120)
+    progress = Console(stderr=True)
     table = Table("fault", "rounds", "tokens", "left open", "refused in", "back in", "ended in")
     for name, play in (AT_ANY_MOMENT | LASTING).items():
         if only not in name:
@@ -286,8 +286,8 @@ async def main(rounds: int, only: str) -> None:
         counts = (toll.rounds, toll.tokens, len(toll.left_open))
         times = (toll.refused_in, toll.back_in, toll.ended_in)
         table.add_row(name, *map(str, counts), *map(extent, times))
-        console.log(f"{name}: held in {toll.rounds} rounds", *settled(toll))
-    console.print(table)
+        progress.log(f"{name}: held in {toll.rounds} rounds", *settled(toll))
+    Console(width=120).print(table)
 
 
 def settled(toll: Toll) -> list[str]:

@@ -94,6 +94,15 @@ on_postgresql = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database_settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What the process is told that a whole module speaks to: each such module runs on both."""
+    if request.param == "sqlite":
+        return {}
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return {"DATABASE_URL": server.new_database()}
+
+
 @pytest.fixture
 def settings(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Settings:
     """Live settings on a migrated database; tests copy them with what else they need."""

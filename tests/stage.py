@@ -7,22 +7,26 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+import sqlalchemy as sa
 from pydantic import SecretStr
 
 from app.audit import chain
+from app.audit.events import audit_events
 from app.audit.search import stored_rows
 from app.base.keys import derive_key
 from app.runtime import database_of
 from app.settings import Settings
 from tests.service import Service, run_command, serving
 from tests.upstream import Upstream, playing_openai
+
+T = TypeVar("T")
 
 SECRET = "chaos-chaos-" * 4
 KEY = "sk-chaos-test"
@@ -76,8 +80,8 @@ class Stage:
                 self.headers |= service.sign_in(EMAIL, PASSWORD)
             yield service
 
-    async def rows(self) -> tuple[list[dict[str, Any]], list[chain.Fault]]:
-        """Read the whole log past the service, and what is wrong with its chain."""
+    async def read(self, query: Callable[[sa.Connection], T]) -> T:
+        """Read the database past the service."""
         url = self.settings.get("DATABASE_URL")
         settings = Settings(
             _env_file=None,
@@ -87,14 +91,14 @@ class Stage:
         )
         database = database_of(settings)
         try:
-            stored = await database.read(lambda tx: list(stored_rows(tx)))
+            return await database.read(query)
         finally:
             await database.close()
-        return [json.loads(row.canon) for row in stored], list(chain.faults(stored))
 
     async def check(self) -> set[str]:
         """See that C ⊆ I ⊆ U ⊆ R holds over all that was seen; return the attempts left open."""
-        rows, faults = await self.rows()
+        stored = await self.read(lambda tx: list(stored_rows(tx)))
+        rows = [json.loads(row.canon) for row in stored]
         by_outcome: dict[str, dict[str, dict[str, Any]]] = {}
         for row in rows:
             if row["action"] == "client_secret.mint":
@@ -104,7 +108,7 @@ class Stage:
         ended = Counter(name for attempts in by_outcome.values() for name in attempts)
         asked = set(self.upstream.asked)
 
-        assert faults == []
+        assert list(chain.faults(stored)) == []
         assert not self.held.keys() - issued.keys(), "a client holds a token without its row"
         assert not issued.keys() - asked, "a row tells of a token that OpenAI was not asked for"
         assert not asked - requested.keys(), "OpenAI was asked without a row"
@@ -115,24 +119,23 @@ class Stage:
             assert issued[attempt_id]["token_fingerprint"] == fingerprint(value)
         return {name for name in requested if ended[name] == 1}
 
-    async def outcomes(self, attempts: set[str]) -> Counter[tuple[str, str]]:
+    async def outcomes(self, attempts: set[str]) -> Counter[tuple[str, str | None]]:
         """Count the outcomes of *attempts*, each with its reason."""
-        rows, _ = await self.rows()
-        return Counter(
-            (row["outcome"], row.get("reason", ""))
-            for row in rows
-            if row.get("attempt_id") in attempts and row["outcome"] != "requested"
+        c = audit_events.c
+        found = sa.select(c.outcome, c.reason).where(
+            c.attempt_id.in_(attempts), c.outcome != "requested"
         )
+        return Counter(await self.read(lambda tx: [tuple(row) for row in tx.execute(found)]))
 
     async def settled(self, attempts: set[str], *, by: float) -> None:
-        """Wait until none of *attempts* is open, at the latest at *by* of the monotonic clock."""
-        while attempts & await self.check():
+        """Wait until each of *attempts* has its outcome, at the latest at *by* (monotonic)."""
+        while (outcomes := await self.outcomes(attempts)).total() < len(attempts):
             assert time.monotonic() < by, "attempts are left without an outcome"
             await asyncio.sleep(0.5)
-        may_be = {("unknown", "swept")}
+        may_be: set[tuple[str, str | None]] = {("unknown", "swept")}
         if self.on_postgresql:
-            may_be.add(("issued", ""))  # the server had it already, and wrote it after the kill
-        assert (await self.outcomes(attempts)).keys() <= may_be
+            may_be.add(("issued", None))  # the server had it already, and wrote it after the kill
+        assert outcomes.keys() <= may_be, outcomes
 
 
 def fingerprint(value: str) -> str:
