@@ -17,7 +17,7 @@ from app.main import create_app
 from app.minting.admission import Admission
 from app.runtime import Runtime
 from app.settings import Settings
-from tests.conftest import PASSWORD, bearer_for, on_sqlite
+from tests.conftest import PASSWORD, bearer_for
 from tests.fakes import FakeOpenAI
 from tests.load import Load
 from tests.log_rows import outcomes, rows
@@ -237,7 +237,6 @@ async def test_a_full_service_does_everything_else(
     assert [answer.status_code for answer in answers] == [200] * 5
 
 
-@on_sqlite
 async def test_strangers_take_no_place_from_those_who_may_mint(
     client: httpx.AsyncClient, runtime: Runtime, openai: FakeOpenAI, alice: User
 ) -> None:

@@ -17,7 +17,7 @@ from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
 from app.web.callers import PUBLIC, SCOPE_MEANINGS, get_runtime
-from tests.conftest import PASSWORD, bearer_for, on_sqlite
+from tests.conftest import PASSWORD, bearer_for
 from tests.fakes import FakeOpenAI
 from tests.log_rows import rows
 from tests.openapi_document import ASKING, OPERATIONS, Operation
@@ -79,7 +79,6 @@ async def ask(
     return await client.request(operation.method, path, headers=headers)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("operation", "role"), MATRIX, ids=lambda part: getattr(part, "id", part) or "stranger"
 )
