@@ -197,6 +197,7 @@ class Load:
             self.stage.held[minted["id"]] = minted["token"]
             self._minted.set()
         else:
+            assert "Retry-After" in answer.headers, answer.text
             self.codes.add(answer.json()["code"])
             self.refusals.append((began, time.monotonic() - began))
             self._refused.set()

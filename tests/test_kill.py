@@ -14,11 +14,16 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import CloseCode
 
 from tests.chaos import end_with_stuck_clients, kill_and_start, kill_the_service
 from tests.postgres import PostgresServer
-from tests.service import Service, is_gone
+from tests.service import Service, is_gone, serving
 from tests.stage import DRAINED_SECONDS, SETTLED_SECONDS, TOKEN, Stage, stage
+
+DEMO = "demo@example.com"  # whom the sandbox makes
 
 pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
 
@@ -58,6 +63,12 @@ async def test_ten_kills_under_load_keep_the_invariant(tmp_path: Path) -> None:
 # SIGTERM ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def installed(backend: str, postgres: PostgresServer) -> dict[str, str]:
+    """What the service is told of its database."""
+    return {} if backend == "sqlite" else {"DATABASE_URL": postgres.new_database()}
+
+
 async def end(service: Service) -> float:
     """Send SIGTERM; return how many seconds it takes to end."""
     began = time.monotonic()
@@ -66,8 +77,10 @@ async def end(service: Service) -> float:
     return time.monotonic() - began
 
 
-async def test_sigterm_lets_the_mints_under_way_finish(tmp_path: Path) -> None:
-    async with stage(tmp_path) as one:
+async def test_sigterm_lets_the_mints_under_way_finish(
+    tmp_path: Path, installed: dict[str, str]
+) -> None:
+    async with stage(tmp_path, **installed) as one:
         one.upstream.delay_seconds = 1.0
         with one.serving() as service:
             async with httpx.AsyncClient(headers=one.headers, timeout=30) as client:
@@ -82,11 +95,29 @@ async def test_sigterm_lets_the_mints_under_way_finish(tmp_path: Path) -> None:
         assert await one.check() == set()
 
 
-async def test_sigterm_ends_in_time_whatever_clients_and_openai_do(tmp_path: Path) -> None:
-    async with stage(tmp_path) as one:
+async def test_sigterm_ends_in_time_whatever_clients_and_openai_do(
+    tmp_path: Path, installed: dict[str, str]
+) -> None:
+    async with stage(tmp_path, **installed) as one:
         toll = await end_with_stuck_clients(one, rounds=1)
 
     assert max(toll.ended_in) < DRAINED_SECONDS
+
+
+async def test_sigterm_ends_the_sessions_of_the_sandbox(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        headers = service.sign_in(DEMO, service.password_of(DEMO))
+        async with httpx.AsyncClient(headers=headers) as client:
+            minted = (await client.post(service.url + TOKEN)).json()
+        bearer = {"Authorization": f"Bearer {minted['token']}"}
+        async with connect(minted["connect"]["websocket"], additional_headers=bearer) as session:
+            await session.recv()
+            took = await end(service)
+            with pytest.raises(ConnectionClosedError):
+                await session.recv()
+
+    assert took < 5
+    assert session.close_code == CloseCode.SERVICE_RESTART
 
 
 async def test_sigterm_lets_all_workers_finish_and_ends_them(on_postgresql: Aftermath) -> None:
