@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 from rich.console import Console
@@ -275,7 +276,7 @@ LASTING: dict[str, Callable[[int], Awaitable[Toll]]] = {
 async def main(rounds: int, only: str) -> None:
     """Bring about each fault whose name contains *only*, and print what that has brought.
 
-    Stops at the first that breaks a promise.
+    Times are in seconds, the median and both ends. Stops at the first that breaks a promise.
     """
     progress = Console(stderr=True)
     table = Table("fault", "rounds", "tokens", "left open", "refused in", "back in", "ended in")
@@ -296,8 +297,10 @@ def settled(toll: Toll) -> list[str]:
 
 
 def extent(times: list[float]) -> str:
-    """Say between which two all of *times* lie."""
-    return f"{min(times):.2f} to {max(times):.2f} s" if times else ""
+    """Say how long it took half of the time, at the least and at the most."""
+    if not times:
+        return ""
+    return f"{median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from contextlib import (
     ExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from dataclasses import dataclass
 from functools import partial
@@ -190,7 +191,8 @@ async def full_disk(target: Target) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+        with suppress(ProcessLookupError):  # it may have been told to end meanwhile
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # Clients ------------------------------------------------------------------------------------
@@ -201,12 +203,12 @@ def stuck_clients(service: Service, bearer: bytes) -> Iterator[None]:
     """Clients that stop in the middle of everything, one of them in a mint of *bearer*."""
     head = b"POST /realtime/token HTTP/1.1\r\nHost: x\r\nAuthorization: " + bearer
     json = b"\r\nContent-Type: application/json\r\nContent-Length: "
-    page = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    page = b"GET /swagger-ui/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
     sent = [
         head,  # half a head
         head + json + b"9\r\n\r\n{",  # half a body
         head + json + b"2\r\n\r\n{}",  # a whole mint
-        page * 8,  # whose answers nobody reads
+        page * 8,  # 10 MB, more than the kernel keeps for somebody who does not read
         b"",  # nothing at all
     ]
     clients = [_deaf(service) for _ in sent]

@@ -25,6 +25,7 @@ from tests.faults import (
     slowed,
     stalled,
     stopped,
+    stuck_clients,
 )
 from tests.stage import (
     AWAY_SECONDS,
@@ -106,6 +107,16 @@ async def test_what_only_reads_is_refused_in_time_too(
     assert welcome.status_code == 200
 
 
+async def test_a_restart_in_a_quiet_moment_is_not_noticed(target: PostgresTarget) -> None:
+    async with httpx.AsyncClient(headers=target.stage.headers, timeout=30) as client:
+        before = await client.post(target.service.url + TOKEN)
+        async with stopped(target):
+            pass
+        after = await client.post(target.service.url + TOKEN)
+
+    assert (before.status_code, after.status_code) == (200, 200)
+
+
 async def test_a_token_whose_row_cannot_be_written_is_dropped(target: PostgresTarget) -> None:
     upstream = target.stage.upstream
     asked, minted = len(upstream.asked), len(upstream.minted)
@@ -164,15 +175,17 @@ async def test_waiting_for_the_chain_does_not_use_up_the_connections(
     assert ours <= MOST_CONNECTIONS
 
 
-async def test_sigterm_ends_the_service_in_time_while_the_server_is_frozen(
+async def test_sigterm_ends_the_service_in_time_while_server_and_clients_are_stuck(
     target: PostgresTarget,
 ) -> None:
+    bearer = target.stage.headers["Authorization"].encode()
     with target.stage.serving() as another:
         async with load(target.stage, another), frozen(target):
-            began = time.monotonic()
-            another.process.terminate()
-            await asyncio.to_thread(another.process.wait, timeout=DRAINED_SECONDS)
-            took = time.monotonic() - began
+            with stuck_clients(another, bearer):
+                began = time.monotonic()
+                another.process.terminate()
+                await asyncio.to_thread(another.process.wait, timeout=DRAINED_SECONDS)
+                took = time.monotonic() - began
 
     assert took < DRAINED_SECONDS
     await target.stage.check()

@@ -13,7 +13,15 @@ import pytest_asyncio
 
 from tests.faults import SqliteFault, Target, full_disk, held_by_a_command, locked
 from tests.service import Service
-from tests.stage import AWAY_SECONDS, BACK_SECONDS, EMAIL, PASSWORD, load, stage
+from tests.stage import (
+    AWAY_SECONDS,
+    BACK_SECONDS,
+    DRAINED_SECONDS,
+    EMAIL,
+    PASSWORD,
+    load,
+    stage,
+)
 
 pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
 
@@ -62,6 +70,23 @@ async def test_signing_in_is_refused_in_time_too(target: Target, fault: SqliteFa
     assert (refused.status_code, refused.json()["error"]) == (503, "temporarily_unavailable")
     assert took < AWAY_SECONDS
     assert welcome.status_code == 200
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_sigterm_ends_the_service_in_time_all_the_same(
+    tmp_path: Path, fault: SqliteFault
+) -> None:
+    async with stage(tmp_path) as one:
+        with one.serving() as service:
+            async with load(one, service) as callers, fault(Target(one, service)):
+                await callers.refused(1)
+                began = time.monotonic()
+                service.process.terminate()
+                await asyncio.to_thread(service.process.wait, timeout=DRAINED_SECONDS)
+                took = time.monotonic() - began
+
+        assert took < DRAINED_SECONDS
+        await one.check()
 
 
 async def test_bodies_of_300_mb_harm_nobody(target: Target) -> None:
