@@ -26,6 +26,7 @@ from tests.slow_line import SlowLine, slow_line
 from tests.stage import Stage, stage
 
 OURS = "application_name = 'realtime-tokens'"
+CUT_OFF = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ async def frozen(target: PostgresTarget) -> AsyncIterator[None]:
 async def full(target: PostgresTarget) -> AsyncIterator[None]:
     """The server takes no more connections, and has lost those that there were."""
     await target.sql("ALTER ROLE tokens CONNECTION LIMIT 0")
-    await target.sql(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}")
+    await target.sql(CUT_OFF)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.faults import (
+    CUT_OFF,
     OURS,
     FarTarget,
     PostgresFault,
@@ -107,6 +108,16 @@ async def test_what_only_reads_is_refused_in_time_too(
     assert welcome.status_code == 200
 
 
+async def test_connections_that_are_cut_are_made_anew_unnoticed(target: PostgresTarget) -> None:
+    async with load(target.stage, target.service) as callers:
+        for _ in range(10):
+            await target.sql(CUT_OFF)
+            await callers.next_token(within=BACK_SECONDS)
+
+    assert callers.answers.keys() == {200}
+    await target.stage.check()
+
+
 async def test_a_restart_in_a_quiet_moment_is_not_noticed(target: PostgresTarget) -> None:
     async with httpx.AsyncClient(headers=target.stage.headers, timeout=30) as client:
         before = await client.post(target.service.url + TOKEN)
@@ -154,8 +165,8 @@ async def test_a_server_that_stutters_slows_minting_down_and_no_more(
 
 
 async def test_a_server_that_is_far_away_slows_minting_down_and_no_more(far: FarTarget) -> None:
-    far.line.delay_seconds = 0.2
     async with load(far.stage, far.service) as callers:
+        far.line.delay_seconds = 0.1
         while callers.answers[200] < 100:
             await callers.next_token(within=BACK_SECONDS)
     far.line.delay_seconds = 0.0
