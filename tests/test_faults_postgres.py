@@ -14,7 +14,6 @@ import pytest_asyncio
 from tests.faults import (
     CUT_OFF,
     OURS,
-    FarTarget,
     PostgresFault,
     PostgresTarget,
     Target,
@@ -49,12 +48,6 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Post
         yield target
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def far(target: PostgresTarget) -> AsyncIterator[FarTarget]:
-    async with far_from(target) as far:
-        yield far
-
-
 FAULTS: list[PostgresFault] = [stopped, crashed, frozen, full, stalled]
 
 
@@ -65,8 +58,11 @@ async def test_under_load_it_is_refused_in_time_and_minting_comes_back(
     await assert_refused_and_back(target, fault(target))
 
 
-async def test_a_server_slower_than_anybody_waits_is_one_that_is_away(far: FarTarget) -> None:
-    await assert_refused_and_back(far, slowed(far))
+async def test_a_server_slower_than_anybody_waits_is_one_that_is_away(
+    target: PostgresTarget,
+) -> None:
+    async with far_from(target) as far:
+        await assert_refused_and_back(far, slowed(far))
 
 
 async def assert_refused_and_back(target: Target, fault: AbstractAsyncContextManager[None]) -> None:
@@ -164,15 +160,16 @@ async def test_a_server_that_stutters_slows_minting_down_and_no_more(
     await target.stage.check()
 
 
-async def test_a_server_that_is_far_away_slows_minting_down_and_no_more(far: FarTarget) -> None:
-    async with load(far.stage, far.service) as callers:
+async def test_a_server_that_is_far_away_slows_minting_down_and_no_more(
+    target: PostgresTarget,
+) -> None:
+    async with far_from(target) as far, load(far.stage, far.service) as callers:
         far.line.delay_seconds = 0.1
         while callers.answers[200] < 100:
             await callers.next_token(within=BACK_SECONDS)
-    far.line.delay_seconds = 0.0
 
     assert callers.answers.keys() == {200}
-    await far.stage.check()
+    await target.stage.check()
 
 
 async def test_waiting_for_the_chain_does_not_use_up_the_connections(
