@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import hypothesis
@@ -95,7 +96,7 @@ on_postgresql = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database_settings(request: pytest.FixtureRequest) -> dict[str, str]:
+def database_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What the process is told that a whole module speaks to: each such module runs on both."""
     if request.param == "sqlite":
         return {}

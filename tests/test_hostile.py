@@ -75,7 +75,7 @@ class Target:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def target(
-    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, Any]
 ) -> AsyncIterator[Target]:
     folder = tmp_path_factory.mktemp("hostile")
     async with playing_openai() as upstream:

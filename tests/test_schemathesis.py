@@ -49,7 +49,7 @@ schema = schemathesis.openapi.from_dict(deepcopy(openapi()), config=config)
 
 @pytest.fixture(scope="module")
 def service(
-    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, Any]
 ) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("schemathesis")
     with serving(folder, **SETTINGS | database_settings) as service:
