@@ -186,11 +186,11 @@ async def hit(
             async with fault(target):
                 await asyncio.sleep(1 + 2 * moment)
             toll.back_in.append(await callers.next_token(within=BACK_SECONDS))
+            await callers.answered()  # else the next fault would prolong what this one has begun
             refused_in = callers.slowest_refusal_seconds(since=began)
             assert refused_in < AWAY_SECONDS
             if refused_in:
                 toll.refused_in.append(refused_in)
-    assert callers.slowest_refusal_seconds(since=0) < AWAY_SECONDS
     assert callers.answers.keys() == {200, 503}, callers.answers
     assert callers.codes == {"audit_unavailable"}, callers.codes
     toll.left_open = await target.stage.check()

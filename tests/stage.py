@@ -173,6 +173,8 @@ class Load:
     codes: set[str] = field(default_factory=set)  # of the refusals
     refusals: list[tuple[float, float]] = field(default_factory=list)  # when asked, how long
     over: bool = False
+    _under_way: set[float] = field(default_factory=set)  # when asked
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
     _minted: asyncio.Event = field(default_factory=asyncio.Event)
     _refused: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -182,6 +184,7 @@ class Load:
         async with httpx.AsyncClient(timeout=30, headers=self.stage.headers) as client:
             while not self.over:
                 began = time.monotonic()
+                self._under_way.add(began)
                 try:
                     answer = await client.post(url)
                 except httpx.TransportError:
@@ -189,6 +192,9 @@ class Load:
                     await asyncio.sleep(0.02)
                 else:
                     self._take(answer, began)
+                finally:
+                    self._under_way.discard(began)
+                    self._answered.set()
 
     def _take(self, answer: httpx.Response, began: float) -> None:
         self.answers[answer.status_code] += 1
@@ -205,6 +211,14 @@ class Load:
     def slowest_refusal_seconds(self, *, since: float) -> float:
         """Return how long it took to refuse what was asked after *since*, at the longest."""
         return max((took for began, took in self.refusals if began > since), default=0.0)
+
+    async def answered(self) -> None:
+        """Wait until everything has its answer that is under way."""
+        now = time.monotonic()
+        async with asyncio.timeout(30):
+            while any(asked < now for asked in self._under_way):
+                self._answered.clear()
+                await self._answered.wait()
 
     async def refused(self, count: int) -> None:
         """Wait until so many were refused from now on."""
