@@ -2,7 +2,7 @@
 # make check  format, lint, types, import rule and the fast tests, in under a minute
 # make test   everything
 # make bench  what a mint costs, beside the server that people write; takes some minutes
-# make chaos  kill, crash and freeze everything under load, 100 times each; takes an hour
+# make chaos  kill, crash and freeze everything under load, up to 100 times each; takes an hour
 # make lock   write the hash-locked requirements anew
 
 PYTHON ?= python3

@@ -17,7 +17,7 @@ import httpx
 
 from tests.waiting import until
 
-READY_SECONDS = 30
+READY_SECONDS = 60
 COMMAND = [sys.executable, "-m", "app"]
 
 
@@ -188,12 +188,16 @@ def serving(folder: Path, *, migrate: bool = True, **settings: Any) -> Iterator[
 
 
 def _wait_until_ready(service: Service) -> None:
-    deadline = time.monotonic() + READY_SECONDS
+    deadline, heard = time.monotonic() + READY_SECONDS, ""
     while time.monotonic() < deadline:
         assert service.process.poll() is None, f"it ended: {service.banner}"
         try:
-            if httpx.get(f"{service.url}/readyz").status_code == 200:
+            answer = httpx.get(f"{service.url}/readyz")
+        except httpx.TransportError as error:
+            heard = repr(error)
+        else:
+            if answer.status_code == 200:
                 return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError(f"not ready after {READY_SECONDS} s: {service.banner}")
+            heard = answer.text
+        time.sleep(0.05)
+    raise AssertionError(f"not ready after {READY_SECONDS} s: {heard} {service.banner}")

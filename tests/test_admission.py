@@ -254,7 +254,6 @@ async def test_a_full_service_does_everything_else(
     assert [answer.status_code for answer in answers] == [200] * 5
 
 
-@on_sqlite
 async def test_strangers_take_no_place_from_those_who_may_mint(
     client: httpx.AsyncClient, runtime: Runtime, openai: FakeOpenAI, alice: User
 ) -> None:

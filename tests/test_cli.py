@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,9 +21,11 @@ PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, Any]
+) -> Iterator[Service]:
     """One sandbox that the commands of this module run beside."""
-    with serving(tmp_path_factory.mktemp("beside")) as service:
+    with serving(tmp_path_factory.mktemp("beside"), **database_settings) as service:
         yield service
 
 
@@ -230,8 +233,9 @@ def test_a_taken_port_ends_with_a_line(tmp_path: Path) -> None:
     assert "set another PORT" in line
 
 
-def test_a_second_service_on_one_database_ends_with_a_line(service: Service) -> None:
-    line = said(run_command(service.folder, "serve", PORT=free_port()))
+def test_a_second_service_on_one_file_ends_with_a_line(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        line = said(run_command(tmp_path, "serve", PORT=free_port()))
 
     assert "another service already runs on" in line
 

@@ -4,124 +4,70 @@ lost, and minting comes back by itself.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
-import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
 
-from tests.chaos import (
+from tests.faults import (
+    CUT_OFF,
+    OURS,
+    PostgresFault,
+    PostgresTarget,
+    Target,
+    crashed,
+    far_from,
+    frozen,
+    full,
+    postgres_target,
+    slowed,
+    stalled,
+    stopped,
+    stuck_clients,
+)
+from tests.stage import (
     AWAY_SECONDS,
     BACK_SECONDS,
     DRAINED_SECONDS,
     EMAIL,
     PASSWORD,
     TOKEN,
-    Stage,
     load,
-    stage,
 )
-from tests.postgres import PostgresServer, postgres_server
-from tests.service import Service
 
 pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
 
 MOST_CONNECTIONS = 6  # the log's own and the pool
-OURS = "application_name = 'realtime-tokens'"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A service on a PostgreSQL server of its own, and all that is known of it."""
-
-    stage: Stage
-    service: Service
-    server: PostgresServer
-
-    async def sql(self, statement: str) -> object:
-        """Run a statement as the server's owner; return the first value of its answer."""
-        connection = await asyncpg.connect(self.server.url("postgres"))
-        try:
-            return await connection.fetchval(statement)
-        finally:
-            await connection.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    with postgres_server() as server:
-        server.sql("postgres", "CREATE ROLE tokens LOGIN")
-        server.sql("postgres", "CREATE DATABASE tokens OWNER tokens")
-        url = server.url("tokens", role="tokens")
-        async with stage(tmp_path_factory.mktemp("faults"), DATABASE_URL=url) as one:
-            with one.serving() as service:
-                yield Target(one, service, server)
+async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresTarget]:
+    async with postgres_target(tmp_path_factory.mktemp("faults")) as target:
+        yield target
 
 
-Fault = Callable[[Target], AbstractAsyncContextManager[None]]
-
-
-@asynccontextmanager
-async def stopped(target: Target) -> AsyncIterator[None]:
-    await asyncio.to_thread(target.server.stop)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(target.server.start)
-
-
-@asynccontextmanager
-async def crashed(target: Target) -> AsyncIterator[None]:
-    await asyncio.to_thread(target.server.crash)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(target.server.start)
-
-
-@asynccontextmanager
-async def frozen(target: Target) -> AsyncIterator[None]:
-    target.server.freeze()
-    try:
-        yield
-    finally:
-        target.server.thaw()
-
-
-@asynccontextmanager
-async def full(target: Target) -> AsyncIterator[None]:
-    """The server takes no more connections, and has lost those that there were."""
-    await target.sql("ALTER ROLE tokens CONNECTION LIMIT 0")
-    await target.sql(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}")
-    try:
-        yield
-    finally:
-        await target.sql("ALTER ROLE tokens CONNECTION LIMIT -1")
-
-
-@asynccontextmanager
-async def stalled(target: Target) -> AsyncIterator[None]:
-    """Somebody holds the lock on the chain, and does not get on."""
-    somebody = await asyncpg.connect(target.server.url("tokens"))
-    await somebody.execute("SELECT pg_advisory_lock(7245, 1)")
-    try:
-        yield
-    finally:
-        await somebody.close()
-
-
-FAULTS: list[Fault] = [stopped, crashed, frozen, full, stalled]
+FAULTS: list[PostgresFault] = [stopped, crashed, frozen, full, stalled]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_under_load_it_is_refused_in_time_and_minting_comes_back(
-    target: Target, fault: Fault
+    target: PostgresTarget, fault: PostgresFault
 ) -> None:
+    await assert_refused_and_back(target, fault(target))
+
+
+async def test_a_server_slower_than_anybody_waits_is_one_that_is_away(
+    target: PostgresTarget,
+) -> None:
+    async with far_from(target) as far:
+        await assert_refused_and_back(far, slowed(far))
+
+
+async def assert_refused_and_back(target: Target, fault: AbstractAsyncContextManager[None]) -> None:
     async with load(target.stage, target.service) as callers:
-        async with fault(target):
+        async with fault:
             began = time.monotonic()
             await callers.refused(40)  # all of them at least once
             asked = len(target.stage.upstream.asked)
@@ -136,7 +82,9 @@ async def test_under_load_it_is_refused_in_time_and_minting_comes_back(
 
 
 @pytest.mark.parametrize("fault", FAULTS[:-1])  # who reads does not wait for the chain
-async def test_what_only_reads_is_refused_in_time_too(target: Target, fault: Fault) -> None:
+async def test_what_only_reads_is_refused_in_time_too(
+    target: PostgresTarget, fault: PostgresFault
+) -> None:
     form = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
     async with httpx.AsyncClient(base_url=target.service.url, timeout=30) as client:
         async with fault(target):
@@ -156,7 +104,27 @@ async def test_what_only_reads_is_refused_in_time_too(target: Target, fault: Fau
     assert welcome.status_code == 200
 
 
-async def test_a_token_whose_row_cannot_be_written_is_dropped(target: Target) -> None:
+async def test_connections_that_are_cut_are_made_anew_unnoticed(target: PostgresTarget) -> None:
+    async with load(target.stage, target.service) as callers:
+        for _ in range(10):
+            await target.sql(CUT_OFF)
+            await callers.next_token(within=BACK_SECONDS)
+
+    assert callers.answers.keys() == {200}
+    await target.stage.check()
+
+
+async def test_a_restart_in_a_quiet_moment_is_not_noticed(target: PostgresTarget) -> None:
+    async with httpx.AsyncClient(headers=target.stage.headers, timeout=30) as client:
+        before = await client.post(target.service.url + TOKEN)
+        async with stopped(target):
+            pass
+        after = await client.post(target.service.url + TOKEN)
+
+    assert (before.status_code, after.status_code) == (200, 200)
+
+
+async def test_a_token_whose_row_cannot_be_written_is_dropped(target: PostgresTarget) -> None:
     upstream = target.stage.upstream
     asked, minted = len(upstream.asked), len(upstream.minted)
     upstream.delay_seconds = 0.5
@@ -173,7 +141,9 @@ async def test_a_token_whose_row_cannot_be_written_is_dropped(target: Target) ->
     await target.stage.check()
 
 
-async def test_a_server_that_stutters_slows_minting_down_and_no_more(target: Target) -> None:
+async def test_a_server_that_stutters_slows_minting_down_and_no_more(
+    target: PostgresTarget,
+) -> None:
     async def stutter() -> None:
         for _ in range(10):
             async with frozen(target):
@@ -190,7 +160,21 @@ async def test_a_server_that_stutters_slows_minting_down_and_no_more(target: Tar
     await target.stage.check()
 
 
-async def test_waiting_for_the_chain_does_not_use_up_the_connections(target: Target) -> None:
+async def test_a_server_that_is_far_away_slows_minting_down_and_no_more(
+    target: PostgresTarget,
+) -> None:
+    async with far_from(target) as far, load(far.stage, far.service) as callers:
+        far.line.delay_seconds = 0.1
+        while callers.answers[200] < 100:
+            await callers.next_token(within=BACK_SECONDS)
+
+    assert callers.answers.keys() == {200}
+    await target.stage.check()
+
+
+async def test_waiting_for_the_chain_does_not_use_up_the_connections(
+    target: PostgresTarget,
+) -> None:
     async with load(target.stage, target.service) as callers, stalled(target):
         await callers.refused(80)  # four times each, and each time the writer gave up a connection
         ours = await target.sql(f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}")
@@ -199,20 +183,24 @@ async def test_waiting_for_the_chain_does_not_use_up_the_connections(target: Tar
     assert ours <= MOST_CONNECTIONS
 
 
-async def test_sigterm_ends_the_service_in_time_while_the_server_is_frozen(target: Target) -> None:
+async def test_sigterm_ends_the_service_in_time_while_server_and_clients_are_stuck(
+    target: PostgresTarget,
+) -> None:
+    bearer = target.stage.headers["Authorization"].encode()
     with target.stage.serving() as another:
         async with load(target.stage, another), frozen(target):
-            began = time.monotonic()
-            another.process.terminate()
-            await asyncio.to_thread(another.process.wait, timeout=DRAINED_SECONDS)
-            took = time.monotonic() - began
+            with stuck_clients(another, bearer):
+                began = time.monotonic()
+                another.process.terminate()
+                await asyncio.to_thread(another.process.wait, timeout=DRAINED_SECONDS)
+                took = time.monotonic() - began
 
     assert took < DRAINED_SECONDS
     await target.stage.check()
 
 
 async def test_after_all_that_its_log_is_whole_and_its_own_log_tells_of_no_bug(
-    target: Target,
+    target: PostgresTarget,
 ) -> None:
     await target.stage.check()
     verified = await asyncio.to_thread(target.service.run, "audit", "verify")

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.chaos import BACK_SECONDS, TOKEN, Stage, load, stage
 from tests.postgres import PostgresServer
 from tests.redis_server import RedisServer, redis_server
 from tests.service import Service
+from tests.stage import BACK_SECONDS, TOKEN, Stage, load, stage
 from tests.waiting import until
 
 pytestmark = pytest.mark.outside

@@ -1,47 +1,31 @@
 """Promise 3 on SQLite: locked or full, it is answered in time, and minting comes back by itself."""
 
 import asyncio
-import fcntl
-import os
-import resource
 import socket
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from tests.chaos import (
+from tests.faults import SqliteFault, Target, full_disk, held_by_a_command, locked
+from tests.service import Service
+from tests.stage import (
     AWAY_SECONDS,
     BACK_SECONDS,
+    DRAINED_SECONDS,
     EMAIL,
     PASSWORD,
-    Stage,
     load,
     stage,
 )
-from tests.service import Service
 
 pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
 
 MOST_MEMORY_KIB = 400 * 1024  # about 110 MiB at rest, and 64 MiB for each password being checked
-
-
-@dataclass(frozen=True)
-class Target:
-    """A service on SQLite, and all that is known of it."""
-
-    stage: Stage
-    service: Service
-
-    @property
-    def file(self) -> Path:
-        return self.stage.folder / "var" / "service.db"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,53 +35,15 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Targ
             yield Target(one, service)
 
 
-@contextmanager
-def locked(target: Target) -> Iterator[None]:
-    """Somebody has opened the file with another tool, and left a transaction open."""
-    intruder = sqlite3.connect(target.file, isolation_level=None)
-    intruder.execute("BEGIN EXCLUSIVE")
-    try:
-        yield
-    finally:
-        intruder.close()
-
-
-@contextmanager
-def held_by_a_command(target: Target) -> Iterator[None]:
-    """A command has the lock file, and does not get on."""
-    descriptor = os.open(target.file.with_name("service.db.lock"), os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def full_disk(target: Target) -> Iterator[None]:
-    """The kernel takes no more bytes from the service, neither for the database nor for its log."""
-    pid = target.service.process.pid
-    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
-
-
-FAULTS: list[Callable[[Target], AbstractContextManager[None]]] = [
-    locked,
-    held_by_a_command,
-    full_disk,
-]
+FAULTS: list[SqliteFault] = [locked, held_by_a_command, full_disk]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_under_load_it_is_refused_in_time_and_minting_comes_back(
-    target: Target, fault: Callable[[Target], AbstractContextManager[None]]
+    target: Target, fault: SqliteFault
 ) -> None:
     async with load(target.stage, target.service) as callers:
-        with fault(target):
+        async with fault(target):
             began = time.monotonic()
             await callers.refused(20)
             asked = len(target.stage.upstream.asked)
@@ -112,12 +58,10 @@ async def test_under_load_it_is_refused_in_time_and_minting_comes_back(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_signing_in_is_refused_in_time_too(
-    target: Target, fault: Callable[[Target], AbstractContextManager[None]]
-) -> None:
+async def test_signing_in_is_refused_in_time_too(target: Target, fault: SqliteFault) -> None:
     form = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
     async with httpx.AsyncClient(base_url=target.service.url) as client:
-        with fault(target):
+        async with fault(target):
             began = time.monotonic()
             refused = await client.post("/auth/token", data=form)
             took = time.monotonic() - began
@@ -126,6 +70,23 @@ async def test_signing_in_is_refused_in_time_too(
     assert (refused.status_code, refused.json()["error"]) == (503, "temporarily_unavailable")
     assert took < AWAY_SECONDS
     assert welcome.status_code == 200
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_sigterm_ends_the_service_in_time_all_the_same(
+    tmp_path: Path, fault: SqliteFault
+) -> None:
+    async with stage(tmp_path) as one:
+        with one.serving() as service:
+            async with load(one, service) as callers, fault(Target(one, service)):
+                await callers.refused(1)
+                began = time.monotonic()
+                service.process.terminate()
+                await asyncio.to_thread(service.process.wait, timeout=DRAINED_SECONDS)
+                took = time.monotonic() - began
+
+        assert took < DRAINED_SECONDS
+        await one.check()
 
 
 async def test_bodies_of_300_mb_harm_nobody(target: Target) -> None:

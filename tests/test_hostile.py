@@ -77,10 +77,13 @@ class Target:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+async def target(
+    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, Any]
+) -> AsyncIterator[Target]:
     folder = tmp_path_factory.mktemp("hostile")
     async with playing_openai() as upstream:
-        with serving(folder, **SETTINGS, OPENAI_BASE_URL=upstream.url) as service:
+        settings = SETTINGS | database_settings | {"OPENAI_BASE_URL": upstream.url}
+        with serving(folder, **settings) as service:
             add = ("users", "add", EMAIL, "--role", "admin", "--password-stdin")
             added = service.run(*add, stdin=PASSWORD)
             assert added.returncode == 0, added.stderr
@@ -391,20 +394,22 @@ async def test_who_hangs_up_in_the_middle_harms_nobody(target: Target) -> None:
     assert (await target.client.post(TOKEN)).status_code == 200
 
 
-async def test_who_hangs_up_while_minting_leaves_whole_attempts(target: Target) -> None:
+async def test_who_hangs_up_while_minting_leaves_whole_attempts_and_harms_nobody(
+    target: Target,
+) -> None:
     asked = len(target.upstream.asked)
     target.upstream.delay_seconds = 0.2
     bearer = target.client.headers["Authorization"].encode()
     callers = [socket.create_connection(target.address) for _ in range(10)]
     for caller in callers:
         caller.sendall(post(b"Authorization: " + bearer))
+    others = [asyncio.create_task(target.client.post(TOKEN)) for _ in range(10)]
 
-    async with asyncio.timeout(5):
-        while len(target.upstream.asked) < asked + len(callers):
-            await target.rows(limit=1)  # the pause in which the others get on
+    await target.upstream.reached(asked + 20)
     for caller in callers:
         reset(caller)
 
+    assert [(await other).status_code for other in others] == [200] * 10
     attempts = set(target.upstream.asked[asked:])
     target.upstream.delay_seconds = 0
     async with asyncio.timeout(5):

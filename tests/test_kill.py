@@ -6,7 +6,6 @@ What clients hold ⊆ issued rows ⊆ calls made ⊆ requested rows, checked by 
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,18 +14,16 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import CloseCode
 
-from tests.chaos import (
-    DRAINED_SECONDS,
-    SETTLED_SECONDS,
-    TOKEN,
-    Stage,
-    kill_and_start,
-    kill_the_service,
-    stage,
-)
+from tests.chaos import end_with_stuck_clients, kill_and_start, kill_the_service
 from tests.postgres import PostgresServer
-from tests.service import Service, is_gone
+from tests.service import Service, is_gone, serving
+from tests.stage import DRAINED_SECONDS, SETTLED_SECONDS, TOKEN, Stage, stage
+
+DEMO = "demo@example.com"  # whom the sandbox makes
 
 pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
 
@@ -50,20 +47,26 @@ async def on_postgresql(
     """
     folder, url = tmp_path_factory.mktemp("killed"), postgres.new_database()
     async with stage(folder, DATABASE_URL=url) as one:
-        left_open = await kill_the_service(one, rounds=3, WORKERS=2)
+        toll = await kill_the_service(one, rounds=3, workers=2)
         started = time.monotonic()
         with one.serving():
-            yield Aftermath(one, left_open, started)
+            yield Aftermath(one, toll.left_open, started)
 
 
 async def test_ten_kills_under_load_keep_the_invariant(tmp_path: Path) -> None:
     async with stage(tmp_path) as one:
         toll = await kill_and_start(one, rounds=10)
 
-    assert toll.left_open > 0, "no kill hit anything: it proves nothing"
+    assert toll.left_open, "no kill hit anything: it proves nothing"
 
 
 # SIGTERM ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(backend: str, postgres: PostgresServer) -> dict[str, str]:
+    """What the service is told of its database."""
+    return {} if backend == "sqlite" else {"DATABASE_URL": postgres.new_database()}
 
 
 async def end(service: Service) -> float:
@@ -74,8 +77,10 @@ async def end(service: Service) -> float:
     return time.monotonic() - began
 
 
-async def test_sigterm_lets_the_mints_under_way_finish(tmp_path: Path) -> None:
-    async with stage(tmp_path) as one:
+async def test_sigterm_lets_the_mints_under_way_finish(
+    tmp_path: Path, installed: dict[str, str]
+) -> None:
+    async with stage(tmp_path, **installed) as one:
         one.upstream.delay_seconds = 1.0
         with one.serving() as service:
             async with httpx.AsyncClient(headers=one.headers, timeout=30) as client:
@@ -90,33 +95,29 @@ async def test_sigterm_lets_the_mints_under_way_finish(tmp_path: Path) -> None:
         assert await one.check() == set()
 
 
-async def test_sigterm_ends_in_time_whatever_clients_and_openai_do(tmp_path: Path) -> None:
-    async with stage(tmp_path) as one:
-        one.upstream.delay_seconds = 60.0
-        with one.serving() as service:
-            bearer = one.headers["Authorization"].encode()
-            head = b"POST /realtime/token HTTP/1.1\r\nHost: x\r\nAuthorization: " + bearer
-            json = b"\r\nContent-Type: application/json\r\nContent-Length: "
-            page = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
-            stuck = [
-                (head, "half a head"),
-                (head + json + b"9\r\n\r\n{", "half a body"),
-                (head + json + b"2\r\n\r\n{}", "a mint that OpenAI does not answer"),
-                (page * 8, "answers that nobody reads"),
-                (b"", "nothing at all"),
-            ]
-            clients = [deaf(service) for _ in stuck]
-            for client, (sent, _) in zip(clients, stuck, strict=True):
-                client.sendall(sent)
-            await one.upstream.reached(1)
+async def test_sigterm_ends_in_time_whatever_clients_and_openai_do(
+    tmp_path: Path, installed: dict[str, str]
+) -> None:
+    async with stage(tmp_path, **installed) as one:
+        toll = await end_with_stuck_clients(one, rounds=1)
 
+    assert max(toll.ended_in) < DRAINED_SECONDS
+
+
+async def test_sigterm_ends_the_sessions_of_the_sandbox(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        headers = service.sign_in(DEMO, service.password_of(DEMO))
+        async with httpx.AsyncClient(headers=headers) as client:
+            minted = (await client.post(service.url + TOKEN)).json()
+        bearer = {"Authorization": f"Bearer {minted['token']}"}
+        async with connect(minted["connect"]["websocket"], additional_headers=bearer) as session:
+            await session.recv()
             took = await end(service)
+            with pytest.raises(ConnectionClosedError):
+                await session.recv()
 
-        for client in clients:
-            client.close()
-        assert took < DRAINED_SECONDS
-        assert await one.check() == set()
-        assert set(await one.outcomes(set(one.upstream.asked))) == {("unknown", "upstream_timeout")}
+    assert took < 5
+    assert session.close_code == CloseCode.SERVICE_RESTART
 
 
 async def test_sigterm_lets_all_workers_finish_and_ends_them(on_postgresql: Aftermath) -> None:
@@ -146,14 +147,6 @@ async def test_sigterm_ends_a_worker_too_that_does_not_get_on(on_postgresql: Aft
 
     assert took < DRAINED_SECONDS
     assert all(map(is_gone, workers))
-
-
-def deaf(service: Service) -> socket.socket:
-    """Connect with room for next to nothing, so that what is not read stays with the server."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect(("127.0.0.1", int(service.settings["PORT"])))
-    return client
 
 
 # What the kills on PostgreSQL left ------------------------------------------------------------

@@ -105,7 +105,6 @@ def refused(status: int) -> httpx.Response:
     ],
     ids=["refused", "too many", "no answer"],
 )
-@on_sqlite
 async def test_what_openai_does_not_give_is_counted_by_what_became_of_it(
     runtime: Runtime,
     alice: User,
@@ -123,7 +122,6 @@ async def test_what_openai_does_not_give_is_counted_by_what_became_of_it(
     assert seen["upstream_seconds_count"] == {(result,): 1}
 
 
-@on_sqlite
 async def test_what_is_under_way_is_seen(runtime: Runtime, alice: User, openai: FakeOpenAI) -> None:
     during: list[Shown] = []
 
@@ -138,7 +136,6 @@ async def test_what_is_under_way_is_seen(runtime: Runtime, alice: User, openai: 
     assert during[0].mints() == {}
 
 
-@on_sqlite
 async def test_refusals_of_ours_are_counted_and_name_nothing_a_caller_made_up(
     runtime: Runtime, alice: User
 ) -> None:
@@ -152,7 +149,6 @@ async def test_refusals_of_ours_are_counted_and_name_nothing_a_caller_made_up(
     assert "canary" not in seen.text
 
 
-@on_sqlite
 async def test_a_limit_that_is_hit_is_named_by_its_setting(
     settings: Settings, clock: StandingClock, openai: FakeOpenAI
 ) -> None:

@@ -1,6 +1,9 @@
 import sqlite3
 from collections.abc import AsyncIterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -92,27 +95,99 @@ async def test_the_tables_in_code_are_those_of_the_head(database: Either) -> Non
     assert differences == []
 
 
+NOT_FILLED = {"alembic_version", "installation", "audit_events", "audit_personal"}
+"""Tables that have their rows from the migration itself, or from the log."""
+
+
+def tables(tx: sa.Connection) -> list[sa.Table]:
+    """Return all tables as they are now, each after those that it refers to."""
+    found = sa.MetaData()
+    found.reflect(tx)
+    return found.sorted_tables
+
+
+def fill(tx: sa.Connection, into: list[sa.Table], *, number: int) -> None:
+    """Put a row into each table, whatever its columns; those of one number refer to each other."""
+    for table in into:
+        if table.name not in NOT_FILLED:
+            tx.execute(table.insert(), {c.name: value_for(c, number) for c in table.columns})
+
+
+def value_for(column: sa.Column[Any], number: int) -> object:
+    if isinstance(column.type, sa.String):
+        return str(number)
+    if isinstance(column.type, sa.Integer):
+        return number
+    assert isinstance(column.type, sa.LargeBinary), f"what may stand in {column}?"
+    return bytes([number]) * 32
+
+
+Contents = dict[str, list[dict[str, Any]]]
+
+
+def contents(tx: sa.Connection) -> Contents:
+    """Return every row of every table."""
+    return {
+        table.name: [dict(row) for row in tx.execute(table.select()).mappings()]
+        for table in tables(tx)
+        if table.name != "alembic_version"
+    }
+
+
+def lost(before: Contents, after: Contents) -> Contents:
+    """Return the rows that are no longer there, or have other values than before."""
+    return {
+        name: missing
+        for name, rows in before.items()
+        if (missing := [r for r in rows if not any(r.items() <= a.items() for a in after[name])])
+    }
+
+
 async def test_going_back_and_forth_keeps_what_the_older_tables_know(
     empty: Either, clock: StandingClock
 ) -> None:
-    for revision in revisions():
+    known: dict[str, Contents] = {}
+    for number, revision in enumerate(revisions(), start=1):
         await empty.migrate(environment="live", now=NOW, revision=revision)
+        for before in known.values():
+            assert lost(before, await empty.read(contents)) == {}
+        await empty.alter(partial(fill, into=await empty.read(tables), number=number))
         log = log_in(empty, Scribe("live", clock))
         await log.record([Event(action="a.b", outcome="done", personal=Personal(ip="192.0.2.1"))])
         await log.close()
+        known[revision] = await empty.read(contents)
     rows = await empty.read(lambda tx: list(stored_rows(tx)))
 
     for revision in revisions()[-2::-1]:
         await empty.downgrade(revision=revision)
+        assert lost(known[revision], await empty.read(contents)) == {}
         assert await empty.read(lambda tx: list(stored_rows(tx))) == rows
     await empty.migrate(environment="live", now=NOW)
 
+    assert lost(known[revisions()[0]], await empty.read(contents)) == {}
     assert await empty.read(lambda tx: list(stored_rows(tx))) == rows
     assert len(rows) == len(revisions())
     assert list(chain.faults(rows)) == []
     await empty.downgrade(revision="base")
     left = await empty.read(lambda tx: sa.inspect(tx).get_table_names())
     assert left == ["alembic_version"]
+
+
+@pytest.mark.parametrize(("previous", "revision"), list(pairwise(revisions())))
+async def test_the_previous_release_may_go_on_writing_and_reading_after_a_migration(
+    empty: Either, previous: str, revision: str
+) -> None:
+    await empty.migrate(environment="live", now=NOW, revision=previous)
+    as_it_knows_them = await empty.read(tables)
+
+    await empty.migrate(environment="live", now=NOW, revision=revision)
+    await empty.alter(partial(fill, into=as_it_knows_them, number=1))
+
+    def read(tx: sa.Connection) -> dict[str, int]:
+        return {table.name: len(tx.execute(table.select()).all()) for table in as_it_knows_them}
+
+    found = await empty.read(read)
+    assert {count for name, count in found.items() if name not in NOT_FILLED} == {1}
 
 
 async def test_a_failed_migration_leaves_the_database_as_it_was(empty: Either) -> None:

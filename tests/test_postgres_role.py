@@ -9,9 +9,9 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.chaos import TOKEN, Stage, stage
 from tests.postgres import PostgresServer, postgres_server
 from tests.service import Service
+from tests.stage import TOKEN, Stage, stage
 
 pytestmark = pytest.mark.outside
 

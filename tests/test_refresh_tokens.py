@@ -18,7 +18,7 @@ from app.identity.users import OPERATOR, SCOPES, User, sign_ins
 from app.minting.profiles import Wish
 from app.runtime import Runtime
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, on_sqlite
+from tests.conftest import PASSWORD
 from tests.fakes import FakeOpenAI
 from tests.log_faults import stopped
 from tests.log_rows import rows
@@ -204,7 +204,6 @@ async def test_a_token_far_down_the_family_counts_as_stolen_too(
     await assert_refused(runtime, newest.refresh_token)
 
 
-@on_sqlite
 async def test_a_token_stays_good_while_the_log_cannot_be_written(
     runtime: Runtime, alice: User
 ) -> None:

@@ -85,7 +85,6 @@ async def ask(
     return await client.request(operation.method, path, headers=headers)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("operation", "role"), MATRIX, ids=lambda part: getattr(part, "id", part) or "stranger"
 )

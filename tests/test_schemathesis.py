@@ -57,8 +57,11 @@ schema = schemathesis.openapi.from_dict(deepcopy(openapi()), config=config)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("schemathesis"), **SETTINGS) as service:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, Any]
+) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("schemathesis")
+    with serving(folder, **SETTINGS | database_settings) as service:
         yield service
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,17 +42,38 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): file.read_bytes().decode("latin-1") for file in files}
 
 
-async def dump(url: str) -> str:
-    """Return every row of every table of a PostgreSQL database."""
+async def values_in_postgres(url: str) -> set[object]:
+    """Return every value of every row of a PostgreSQL database."""
     connection = await asyncpg.connect(url)
     try:
         tables = await connection.fetch(
             "SELECT format('%I', tablename) FROM pg_tables WHERE schemaname = 'public'"
         )
-        rows = [await connection.fetch(f"SELECT t::text FROM {name} AS t") for (name,) in tables]
+        rows = [
+            row for (name,) in tables for row in await connection.fetch(f"SELECT * FROM {name}")
+        ]
     finally:
         await connection.close()
-    return "\n".join(text for table in rows for (text,) in table)
+    return {value for row in rows for value in row}
+
+
+def values_in_sqlite(file: Path) -> set[object]:
+    """Return every value of every row of a SQLite database."""
+    with closing(sqlite3.connect(file)) as connection:
+        tables = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+        ).fetchall()
+        rows = [row for (name,) in tables for row in connection.execute(f'SELECT * FROM "{name}"')]
+    return {value for row in rows for value in row}
+
+
+def texts_of(values: set[object]) -> set[str]:
+    """Return the texts among *values*, and octets as they may be written: hex, base64url, text."""
+    texts = {value for value in values if isinstance(value, str) and value}
+    for octets in (value for value in values if isinstance(value, bytes) and value):
+        texts |= {octets.hex(), base64.urlsafe_b64encode(octets).decode().rstrip("=")}
+        texts.add(octets.decode("latin-1"))
+    return texts
 
 
 def spellings(secret: str) -> set[str]:
@@ -216,7 +238,8 @@ async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) ->
     places = {f"answer {i}": str(a.headers) + a.text for i, a in enumerate(visit.answers)}
     places |= {name: command.stdout + command.stderr for name, command in said.items()}
     places |= contents(tmp_path)
-    places["PostgreSQL"] = await dump(database) if database else ""
+    if database:
+        places["PostgreSQL"] = "\n".join(texts_of(await values_in_postgres(database)))
     assert {name: command.returncode for name, command in said.items()} == dict.fromkeys(said, 0)
     assert EMAIL in places["PostgreSQL" if database else "var/service.db"]
     assert '"event": "request"' in places["stdout.log"]
@@ -235,27 +258,10 @@ def add_ada(service: Service) -> None:
     assert added.returncode == 0, added.stderr
 
 
-def texts_in(database: Path) -> set[str]:
-    """Return every value that stands in a SQLite file; octets also in hex and in base64url."""
-    connection = sqlite3.connect(database)
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    values = {
-        value
-        for (table,) in tables
-        for row in connection.execute(f'SELECT * FROM "{table}"')
-        for value in row
-        if isinstance(value, (str, bytes)) and value
-    }
-    connection.close()
-    texts = {value for value in values if isinstance(value, str)}
-    for octets in values - texts:
-        assert isinstance(octets, bytes)
-        texts |= {octets.hex(), base64.urlsafe_b64encode(octets).decode().rstrip("=")}
-        texts.add(octets.decode("latin-1"))
-    return texts
-
-
-async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> None:
+async def test_nothing_in_a_stolen_database_is_a_credential(
+    settings: Settings, tmp_path: Path
+) -> None:
+    database = settings.database_url.get_secret_value() if settings.database_url else ""
     async with playing_openai() as upstream:
         with serving(
             tmp_path,
@@ -266,6 +272,7 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
             SIGN_IN_FAILURES_PER_ADDRESS=1_000_000,
             PASSWORD_CHECKS_PER_MINUTE=1_000_000,
             BAD_CREDENTIALS_PER_ADDRESS_PER_MINUTE=1_000_000,
+            DATABASE_URL=database,
             SIGN_INS_PER_ADDRESS_PER_MINUTE=1_000_000,
         ) as service:
             add_ada(service)
@@ -273,7 +280,11 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
             assert service.run("keys", "create", "a backend").returncode == 0
             made = service.run("users", "reset-link", EMAIL)
             assert made.returncode == 0, made.stderr
-            stolen = texts_in(tmp_path / "var" / "service.db")
+            stolen = texts_of(
+                await values_in_postgres(database)
+                if database
+                else values_in_sqlite(tmp_path / "var" / "service.db")
+            )
             statuses = set()
             async with httpx.AsyncClient(base_url=service.url) as client:
                 assert (await client.post("/realtime/token", headers=headers)).status_code == 200

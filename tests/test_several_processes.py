@@ -13,9 +13,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.chaos import DRAINED_SECONDS, KEY, TOKEN, Stage, load, stage
 from tests.postgres import PostgresServer, postgres_server
 from tests.service import Service, is_gone, run_command
+from tests.stage import DRAINED_SECONDS, KEY, TOKEN, Stage, load, stage
 from tests.waiting import until
 
 pytestmark = [pytest.mark.outside, pytest.mark.asyncio(loop_scope="module")]
