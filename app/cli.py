@@ -20,7 +20,7 @@ from rich.table import Table
 
 from app import __version__
 from app.audit import chain
-from app.audit.search import Filters, Search, row_count, stored_rows
+from app.audit.search import Entry, Filters, Search, row_count, stored_rows
 from app.base.clock import system_clock, to_unix_microseconds
 from app.base.db import Database, DatabaseFault
 from app.base.errors import Problem
@@ -49,6 +49,7 @@ from app.runtime import (
 )
 from app.sandbox.faults import FAULTS, create_stand_in
 from app.settings import Settings, SettingsFault, read_settings
+from app.web.audit import EventResponse, EventView
 from app.web.realtime import TokenResponse
 from app.web.server import run as run_server
 from app.web.server import spare_the_collector
@@ -525,6 +526,26 @@ def list_events(
         out.print(table)
 
     asyncio.run(run())
+
+
+@audit_cli.command("trace")
+def trace_token() -> None:
+    """Read a leaked token (ek_…) from stdin, and print the mint that it came from."""
+    value = sys.stdin.readline().strip()
+
+    async def find(runtime: Runtime) -> list[Entry]:
+        fingerprint = runtime.minter.fingerprint(value)
+        page = await runtime.search.page(Filters(token_fingerprint=fingerprint), limit=1)
+        if not page.entries:
+            return []
+        return await runtime.search.attempt(page.entries[0].members["attempt_id"])
+
+    rows = _in_runtime(find)
+    if not rows:
+        _fail("no row has this token: it was minted elsewhere, or under another SECRET_KEY")
+    views = [EventView.of(row) for row in rows]
+    answer = EventResponse(event=views[-1], attempt=views)  # as GET /audit/events/{id} has it
+    typer.echo(answer.model_dump_json(by_alias=True, exclude_none=True, indent=2))
 
 
 @audit_cli.command("verify")
