@@ -5,6 +5,7 @@ from alembic import context
 import app.audit.events
 import app.identity.external_users
 import app.identity.refresh_tokens
+import app.identity.reset_links
 import app.identity.service_keys
 import app.identity.users  # noqa: F401 - the tables register themselves
 from app.base.db import metadata

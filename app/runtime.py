@@ -18,7 +18,7 @@ from app.base.clock import Clock, system_clock
 from app.base.db import Database
 from app.base.errors import AuditUnavailable
 from app.base.keys import derive_key, read_or_make_secret
-from app.base.limits import Allowance, Limits
+from app.base.limits import Limits, MemoryWindows, Windows
 from app.base.metrics import Metrics
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
@@ -26,9 +26,12 @@ from app.identity.callers import Callers
 from app.identity.end_users import EndUsers
 from app.identity.external_tokens import ExternalTokens
 from app.identity.external_users import ExternalUsers
+from app.identity.guessing import BadCredentials, PasswordGuesses
 from app.identity.issuer_settings import read_issuers
 from app.identity.issuers import Issuers
 from app.identity.key_ring import KeyRing
+from app.identity.password_changes import PasswordChanges
+from app.identity.password_rules import PasswordRules
 from app.identity.passwords import Passwords
 from app.identity.service_keys import ServiceKeys
 from app.identity.sign_in import SignIn
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
 
 SANDBOX_PATH = "/sandbox/v1"
 """Where the stand-in for OpenAI is mounted."""
+
+RESET_PAGE = "/reset"
+"""Where a link to set a password leads."""
 
 HOUSEKEEPING_SECONDS = 5.0
 """Between two rounds of what is done beside the requests."""
@@ -69,6 +75,7 @@ class Runtime:
     users: Users
     issuers: Issuers | None
     external_users: ExternalUsers
+    password_changes: PasswordChanges
     sign_in: SignIn
     sign_out: SignOut
     catalogue: Catalogue
@@ -160,7 +167,6 @@ async def open_runtime(
     metrics = Metrics()
     admission = Admission(places=settings.max_mints_in_flight, metrics=metrics)
     metrics.watch_models(lambda: profiles.days_left(clock().date()))
-    limits = Limits(clock=clock, metrics=metrics)
     access_tokens = AccessTokens(
         secret=secret,
         issuer=settings.public_url,
@@ -180,13 +186,33 @@ async def open_runtime(
         stack.push_async_callback(log.close)
         openai = openai or openai_client(settings, secret)
         stack.push_async_callback(openai.aclose)
+        windows: Windows = MemoryWindows(clock)
+        if settings.redis_url is not None:
+            from app.base.redis_windows import RedisWindows  # noqa: PLC0415 - as in `database_of`
+
+            windows = RedisWindows(
+                settings.redis_url,
+                key=derive_key(secret, "limits"),
+                otherwise=windows,
+                metrics=metrics,
+            )
+            stack.push_async_callback(windows.close)
+        limits = Limits(windows, metrics=metrics)
+        denials = Denials(log, clock=clock)
+        stack.push_async_callback(denials.settle, all_of_them=True)
+        rules = PasswordRules(settings.public_url)
+        users = Users(database=database, log=log, passwords=passwords, rules=rules, clock=clock)
+        guesses = PasswordGuesses(
+            limits,
+            per_account=settings.sign_in_failures_per_account,
+            per_address=settings.sign_in_failures_per_address,
+            attempts_per_address=settings.sign_ins_per_address_per_minute,
+            checks=settings.password_checks_per_minute,
+        )
         issuers = issuers_of(settings, clock=clock, metrics=metrics)
         if issuers is not None:
             stack.push_async_callback(issuers.aclose)
-        denials = Denials(log, clock=clock)
-        stack.push_async_callback(denials.settle, all_of_them=True)
         service_keys = ServiceKeys(database=database, environment=settings.environment, clock=clock)
-        users = Users(database=database, log=log, passwords=passwords, clock=clock)
         external_users = ExternalUsers(database=database, log=log, clock=clock)
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
         yield Runtime(
@@ -202,6 +228,9 @@ async def open_runtime(
                 external=(ExternalTokens(issuers, clock=clock), external_users)
                 if issuers
                 else None,
+                bad_credentials=BadCredentials(
+                    limits, per_minute=settings.bad_credentials_per_address_per_minute, clock=clock
+                ),
                 service_keys=service_keys,
                 end_users=end_users(secret),
                 database=database,
@@ -219,18 +248,23 @@ async def open_runtime(
             users=users,
             issuers=issuers,
             external_users=external_users,
+            password_changes=PasswordChanges(
+                users=users,
+                passwords=passwords,
+                rules=rules,
+                guesses=guesses,
+                page=f"{settings.public_url}{RESET_PAGE}",
+                database=database,
+                log=log,
+                denials=denials,
+                clock=clock,
+            ),
             sign_in=SignIn(
                 users=users,
                 passwords=passwords,
                 access_tokens=access_tokens,
                 sign_out=sign_out,
-                limits=limits,
-                per_account=Allowance.per_minute(
-                    "sign_ins_per_account_per_minute", settings.sign_ins_per_account_per_minute
-                ),
-                per_address=Allowance.per_minute(
-                    "sign_ins_per_address_per_minute", settings.sign_ins_per_address_per_minute
-                ),
+                guesses=guesses,
                 lifetime=timedelta(seconds=settings.sign_in_lifetime_seconds),
                 idle=timedelta(seconds=settings.refresh_token_idle_seconds),
                 database=database,

@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,23 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_readable(url: str) -> None:
+    """See that no part of a password in *url* would be taken, and shown, as a host.
+
+    Raises:
+        ValueError: It would be, or the port is none.
+    """
+    try:
+        parts = urlsplit(url)
+        readable = parts.port != 0  # and looking at it raises what a port cannot be
+    except ValueError:
+        readable = False
+    if not readable or not url.count("@") == parts.netloc.count("@") <= 1:
+        raise ValueError(
+            "cannot be read; in a password write @ / ? # [ ] as %40 %2F %3F %23 %5B %5D"
+        )
 
 
 class SettingsFault(Exception):
@@ -103,11 +121,20 @@ class Settings(BaseSettings):
     max_mints_in_flight: int = Field(default=256, ge=1, le=10_000)
     """Mints under way at once in one process; as many may wait a second, the rest gets a 503."""
 
-    sign_ins_per_account_per_minute: int = Field(default=10, ge=1)
-    """Password attempts for one account from one address within any minute."""
+    sign_in_failures_per_account: int = Field(default=5, ge=1)
+    """Wrong passwords for one account from one address until each further try has to wait."""
+
+    sign_in_failures_per_address: int = Field(default=60, ge=1)
+    """Wrong passwords from one address within an hour until each further try has to wait."""
 
     sign_ins_per_address_per_minute: int = Field(default=30, ge=1)
-    """Password and refresh attempts from one address within any minute, whatever the account."""
+    """Password, refresh and reset attempts from one address within any minute."""
+
+    password_checks_per_minute: int = Field(default=600, ge=1)
+    """Passwords checked within any minute, of all callers; each takes 0.2 s of processor time."""
+
+    bad_credentials_per_address_per_minute: int = Field(default=300, ge=1)
+    """Bad access tokens from one address within any minute; beyond, a 429 without a look."""
 
     sign_in_lifetime_seconds: int = Field(default=2_592_000, ge=600, le=31_536_000)
     """How long a sign-in lasts until the password is needed again; 30 days by default."""
@@ -154,6 +181,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """PostgreSQL in place of SQLite: `postgresql://user:password@host/name`."""
 
+    redis_url: SecretStr | None = None
+    """Limits for all processes together: `redis://:password@host/0`, or `rediss://` for TLS."""
+
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that serve. More than 1 needs `DATABASE_URL` and `OPENAI_API_KEY`."""
 
@@ -183,7 +213,7 @@ class Settings(BaseSettings):
         host = "127.0.0.1" if everywhere else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    @field_validator("openai_api_key", "secret_key", "database_url", "metrics_token")
+    @field_validator("openai_api_key", "secret_key", "database_url", "redis_url", "metrics_token")
     @classmethod
     def _plain_secret(cls, value: SecretStr | None) -> SecretStr | None:
         """A stray newline would break the header it goes into, far from here."""
@@ -209,16 +239,20 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://; SQLite needs none, see DATA_DIR")
-        try:
-            parts = urlsplit(url)
-            readable = parts.port != 0  # and looking at it raises what a port cannot be
-        except ValueError:
-            readable = False
-        # The rest of a password with one of these characters would be taken, and shown, as a host.
-        if not readable or not url.count("@") == parts.netloc.count("@") <= 1:
-            raise ValueError(
-                "cannot be read; in a password write @ / ? # [ ] as %40 %2F %3F %23 %5B %5D"
-            )
+        _check_readable(url)
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        url = value.get_secret_value()
+        if not url.startswith(("redis://", "rediss://")):
+            raise ValueError("must start with redis://, or with rediss:// for TLS")
+        _check_readable(url)
+        if not re.fullmatch(r"rediss?://[^/?#]+(/\d*)?", url):
+            raise ValueError("must name a host and at most a database, as in redis://host/0")
         return value
 
     @field_validator("workers")

@@ -125,7 +125,10 @@ async def prepare(settings: Settings, tokens: Path) -> None:
         lines = []
         for number in range(USERS):
             user = await runtime.users.add(
-                f"user{number}@example.com", role="user", password="p" * 20, by=OPERATOR
+                f"user{number}@example.com",
+                role="user",
+                password="a bench, and all who sit on it",
+                by=OPERATOR,
             )
             granted = await runtime.sign_in.begin(user, SCOPES["user"], Origin())
             lines.append(granted.access_token)

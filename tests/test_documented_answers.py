@@ -27,6 +27,7 @@ from app.identity.issuer_settings import Issuer
 from app.identity.issuers import Issuers
 from app.identity.key_ring import NewKey
 from app.identity.refresh_tokens import refresh_tokens
+from app.identity.reset_links import reset_links
 from app.identity.users import OPERATOR, SCOPES, User
 from app.main import create_app
 from app.runtime import Runtime
@@ -57,6 +58,9 @@ NOWHERE = "http://127.0.0.1:9/realms/nowhere"  # nobody serves the port of the d
 REFRESH_TOKEN = "rtr_" + "a" * 43
 KEY = {"name": "a backend", "scopes": ["mint:on-behalf"]}
 KEY_VERBS = ("create", "revoke", "rotate")
+RESET_TOKEN = "rts_" + "a" * 43
+NEW_PASSWORD = "violin harbour seventeen plums"
+NO_BAD_CREDENTIALS = {"bad_credentials_per_address_per_minute": 1}
 
 
 @dataclass
@@ -69,6 +73,8 @@ class Stage:
     openai: FakeOpenAI
     ada: User
     key: NewKey
+    named: str = "evt_unknown"
+    """What stands in an address for `{id}`."""
 
     async def bearer(self, scopes: frozenset[str] = SCOPES["admin"]) -> dict[str, str]:
         granted = await self.runtime.sign_in.begin(self.ada, scopes, Origin())
@@ -201,6 +207,44 @@ def with_a_bug(app: ASGIApp) -> ASGIApp:
     return bug
 
 
+async def signed_in_busy_with_passwords(stage: Stage) -> dict[str, str]:
+    return await stage.bearer() | await busy_with_passwords(stage)
+
+
+async def with_a_link(stage: Stage) -> dict[str, str]:
+    await stage.runtime.password_changes.make_link(stage.ada.id, by=OPERATOR)
+    known = reset_links.update().values(token_sha256=sha256(RESET_TOKEN.encode()).digest())
+    await stage.runtime.database.alter(lambda tx: tx.execute(known).close())
+    return {}
+
+
+async def with_a_link_busy_with_passwords(stage: Stage) -> dict[str, str]:
+    return await with_a_link(stage) | await busy_with_passwords(stage)
+
+
+async def with_a_link_without_a_log(stage: Stage) -> dict[str, str]:
+    return await with_a_link(stage) | await without_a_log(stage)
+
+
+async def about_somebody_disabled(stage: Stage) -> dict[str, str]:
+    users = stage.runtime.users
+    bob = await users.add("bob@example.com", role="user", password=PASSWORD, by=OPERATOR)
+    await users.disable(bob.email, by=OPERATOR)
+    stage.named = bob.id
+    return await stage.bearer()
+
+
+async def about_ada_without_a_log(stage: Stage) -> dict[str, str]:
+    stage.named = stage.ada.id
+    return await without_a_log(stage)
+
+
+async def unheard(stage: Stage) -> dict[str, str]:
+    for _ in range(2):
+        await stage.client.get("/auth/me", headers=await forged(stage))
+    return await stage.bearer()
+
+
 class NeverEnding:
     """A request body of which nothing arrives."""
 
@@ -248,9 +292,11 @@ def cases() -> Iterator[Case]:
             of_an_issuer_that_is_away,
             settings={"issuers": (f"keycloak:{NOWHERE.replace('/realms/', ':')}:audience",)},
         )
+        yield Case(operation, "rate_limited", unheard, settings=NO_BAD_CREDENTIALS)
     yield from minting_cases()
     yield from signing_in_cases()
     yield from signing_out_cases()
+    yield from password_cases()
     search, show = OPERATIONS["listAuditEvents"], OPERATIONS["getAuditEvent"]
     yield Case(search, "invalid_cursor", send={"params": {"cursor": "made-up"}})
     yield Case(search, "invalid_request", send={"params": {"limit": "0"}})
@@ -311,10 +357,29 @@ def signing_in_cases() -> Iterator[Case]:
         "unsupported_grant_type": FORM | {"grant_type": "client_credentials"},
     }.items():
         yield Case(sign_in, code, unknown, {"data": form})
-    once = {"sign_ins_per_account_per_minute": 1}
+    once = {"sign_ins_per_address_per_minute": 1}
     yield Case(sign_in, "rate_limited", answered_before, {"data": FORM}, settings=once)
     yield Case(sign_in, "audit_unavailable", without_a_log, {"data": FORM})
     yield Case(sign_in, "overloaded", busy_with_passwords, {"data": FORM})
+
+
+def password_cases() -> Iterator[Case]:
+    change, reset, link = (
+        OPERATIONS[name] for name in ("changePassword", "resetPassword", "makeResetLink")
+    )
+    new = {"json": {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD}}
+    yield Case(change, "invalid_request", send={"json": {"currentPassword": PASSWORD}})
+    yield Case(change, "overloaded", signed_in_busy_with_passwords, new)
+    yield Case(change, "audit_unavailable", without_a_log, new)
+    made_up = {"json": {"token": RESET_TOKEN, "password": NEW_PASSWORD}}
+    once = {"sign_ins_per_address_per_minute": 1}
+    yield Case(reset, "invalid_request", unknown, made_up)
+    yield Case(reset, "rate_limited", answered_before, made_up, settings=once)
+    yield Case(reset, "overloaded", with_a_link_busy_with_passwords, made_up)
+    yield Case(reset, "audit_unavailable", with_a_link_without_a_log, made_up)
+    yield Case(link, "not_found")
+    yield Case(link, "conflict", about_somebody_disabled)
+    yield Case(link, "audit_unavailable", about_ada_without_a_log)
 
 
 def signing_out_cases() -> Iterator[Case]:
@@ -338,6 +403,7 @@ async def test_a_refusal_is_as_described(case: Case, staging: Staging) -> None:
         stage.openai.reply = case.upstream
         headers = await case.prepare(stage)
         with capture_logs():  # printing the traceback of a bug takes long
+            path = operation.path.replace("{id}", stage.named)
             answer = await stage.client.request(
                 operation.method, path, headers=headers, **case.send
             )
@@ -363,8 +429,7 @@ def test_every_kind_of_problem_is_described_somewhere() -> None:
     described = {code for operation in OPERATIONS.values() for code in operation.codes}
     kinds = {kind.code for kind in every_problem()}
 
-    # A wrong method is no operation's problem.
-    assert kinds - described == {MethodNotAllowed.code}
+    assert kinds - described == {MethodNotAllowed.code}  # it is no operation's problem
     assert f"`{MethodNotAllowed.code}`" in openapi()["info"]["description"]
 
 
@@ -372,14 +437,25 @@ def test_every_kind_of_problem_is_described_somewhere() -> None:
 async def test_a_good_answer_is_as_described(operation: Operation, staging: Staging) -> None:
     async with staging() as stage:
         minted = await stage.client.post("/realtime/token", headers=await stage.bearer())
-        known = minted.json()["id"] if "audit" in operation.path else stage.key.key.id
+        known = minted.json()["id"] if "audit" in operation.path else stage.named
+        if "/users/" in operation.path:
+            known = stage.ada.id
+        elif "/keys/" in operation.path:
+            known = stage.key.key.id
         path = operation.path.replace("{id}", known)
+        await with_a_link(stage)
         headers = {}
         if operation.path not in PUBLIC:  # no more than the document says is needed
             headers = await stage.bearer(frozenset(operation.scopes or ["mint"]))
         form = {"signIn": FORM, "signOut": {"token": REFRESH_TOKEN}}.get(operation.id)
-        sent = {"json": KEY} if operation.id == "createServiceKey" else {"data": form}
-        answer = await stage.client.request(operation.method, path, headers=headers, **sent)
+        wish = {
+            "createServiceKey": KEY,
+            "changePassword": {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD},
+            "resetPassword": {"token": RESET_TOKEN, "password": NEW_PASSWORD},
+        }.get(operation.id)
+        answer = await stage.client.request(
+            operation.method, path, headers=headers, data=form, json=wish
+        )
 
     assert answer.is_success
     described = operation.described["responses"][str(answer.status_code)]

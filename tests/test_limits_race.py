@@ -29,7 +29,7 @@ async def runtime(
     limits = {
         "mints_per_user_per_minute": LIMIT,
         "mints_per_user_per_day": 2 * LIMIT + 5,
-        "sign_ins_per_account_per_minute": LIMIT,
+        "sign_in_failures_per_account": LIMIT,
         "sign_ins_per_address_per_minute": 3 * LIMIT,
     }
     async with played(settings.model_copy(update=limits), clock=clock, openai=openai) as runtime:

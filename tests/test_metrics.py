@@ -156,9 +156,7 @@ async def test_refusals_of_ours_are_counted_and_name_nothing_a_caller_made_up(
 async def test_a_limit_that_is_hit_is_named_by_its_setting(
     settings: Settings, clock: StandingClock, openai: FakeOpenAI
 ) -> None:
-    settings = settings.model_copy(
-        update={"mints_per_user_per_minute": 1, "sign_ins_per_account_per_minute": 1}
-    )
+    settings = settings.model_copy(update={"mints_per_user_per_minute": 1})
     async with played(settings, clock=clock, openai=openai) as runtime:
         user = await runtime.users.add("x@y.z", role="user", password=PASSWORD, by=OPERATOR)
         for _ in range(3):

@@ -21,9 +21,12 @@ API_KEY = "sk-proj-canaryCANARYcanary0123456789abcd"
 SECRET = "canary-of-the-installation-secret-0123456789"
 METRICS_TOKEN = "canary-of-whoever-reads-the-metrics-0123456789"
 DATABASE_PASSWORD = "canary-of-the-database"
+REDIS_PASSWORD = "canary-of-redis"
 EMAIL, PASSWORD = "ada@example.com", "canary password of ada"
 WRONG = "canary password that is wrong"
 END_USER = "canary of a user of theirs"
+EASY = "canarycanarycanary"
+CHANGED = "canary password that is another one"
 JUNK = "eyJjYW5hcnk.eyJjYW5hcnk.eyJjYW5hcnk"
 UPSTREAM_TEXT = f"Incorrect API key provided: {API_KEY[:12]}********{API_KEY[-4:]}. canary-text"
 
@@ -73,6 +76,7 @@ class Visit:
     def __init__(self, client: httpx.AsyncClient, upstream: Upstream) -> None:
         self.secrets: list[str] = []
         self.answers: list[httpx.Response] = []
+        self.statuses: list[int] = []  # of answers that are a form, with what was sent in it
         self._client = client
         self._upstream = upstream
 
@@ -132,6 +136,8 @@ class Visit:
         renewed = await self._grant(used)
         for form in (used, {**used, "grant_type": ""}):
             await self._send("POST", "/auth/token", data=form)
+        headers = {"Authorization": f"Bearer {renewed['access_token']}"}
+        await self._change_passwords(headers)
         await self._send("POST", "/auth/revoke", data={"token": renewed["refresh_token"]})
 
     async def _ask_as_a_backend(self, admin: dict[str, str]) -> None:
@@ -162,6 +168,31 @@ class Visit:
         await self._send("POST", "/realtime/token", headers=dead, json={"user": END_USER})
         await self._send("GET", keys, headers=admin)
 
+    async def _change_passwords(self, headers: dict[str, str]) -> None:
+        """Be refused in every way, and in the end set the same password by a link."""
+        for change in (
+            {"currentPassword": WRONG, "newPassword": PASSWORD},
+            {"currentPassword": PASSWORD, "newPassword": EASY},
+            {"currentPassword": PASSWORD, WRONG: PASSWORD},
+        ):
+            await self._send("POST", "/auth/password", json=change, headers=headers)
+        me = (await self._client.get("/auth/me", headers=headers)).json()["id"]
+        made = await self._client.post(f"/admin/api/users/{me}/reset-link", headers=headers)
+        token = made.json()["link"].partition("#")[2]
+        self.secrets.append(token.removeprefix("rts_"))
+        for reset in (
+            {"token": f"{token}x", "password": PASSWORD},
+            {"token": token, "password": EASY},
+            {"token": {token: token}, "password": [PASSWORD]},
+        ):
+            await self._send("POST", "/auth/reset", json=reset)
+        await self._send("POST", "/reset", json={"token": token, "password": PASSWORD})
+        await self._send("GET", f"/reset/{token}?token={token}")
+        await self._send("GET", "/livez", headers={"X-Request-ID": token})
+        for _ in range(2):
+            form = {"token": token, "password": CHANGED}
+            self.statuses.append((await self._client.post("/reset", data=form)).status_code)
+
 
 async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) -> None:
     database = settings.database_url.get_secret_value() if settings.database_url else ""
@@ -173,6 +204,7 @@ async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) ->
             SECRET_KEY=SECRET,
             METRICS_TOKEN=METRICS_TOKEN,
             DATABASE_URL=database.replace("postgres@", f"postgres:{DATABASE_PASSWORD}@"),
+            REDIS_URL=f"redis://:{REDIS_PASSWORD}@127.0.0.1:{free_port()}/0",
             LOG_LEVEL="debug",
         ) as service:
             add_ada(service)
@@ -189,7 +221,10 @@ async def test_no_secret_is_left_anywhere(settings: Settings, tmp_path: Path) ->
     assert EMAIL in places["PostgreSQL" if database else "var/service.db"]
     assert '"event": "request"' in places["stdout.log"]
     assert len(upstream.minted) == 3
-    secrets = [API_KEY, SECRET, METRICS_TOKEN, DATABASE_PASSWORD, PASSWORD, WRONG, JUNK, END_USER]
+    assert '"event": "limits_degraded"' in places["stdout.log"]
+    secrets = [API_KEY, SECRET, METRICS_TOKEN, DATABASE_PASSWORD, REDIS_PASSWORD]
+    secrets += [PASSWORD, WRONG, EASY, CHANGED, JUNK, END_USER]
+    assert visit.statuses == [200, 422]
     secrets += [*visit.secrets, *upstream.minted, "canary-text", API_KEY[:12], API_KEY[-4:] + "."]
     assert_not_in(places, secrets)
 
@@ -227,12 +262,17 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
             OPENAI_API_KEY=API_KEY,
             OPENAI_BASE_URL=upstream.url,
             SECRET_KEY=SECRET,
-            SIGN_INS_PER_ACCOUNT_PER_MINUTE=1_000_000,
+            SIGN_IN_FAILURES_PER_ACCOUNT=1_000_000,
+            SIGN_IN_FAILURES_PER_ADDRESS=1_000_000,
+            PASSWORD_CHECKS_PER_MINUTE=1_000_000,
+            BAD_CREDENTIALS_PER_ADDRESS_PER_MINUTE=1_000_000,
             SIGN_INS_PER_ADDRESS_PER_MINUTE=1_000_000,
         ) as service:
             add_ada(service)
             headers = service.sign_in(EMAIL, PASSWORD)
             assert service.run("keys", "create", "a backend").returncode == 0
+            made = service.run("users", "reset-link", EMAIL)
+            assert made.returncode == 0, made.stderr
             stolen = texts_in(tmp_path / "var" / "service.db")
             statuses = set()
             async with httpx.AsyncClient(base_url=service.url) as client:
@@ -243,6 +283,9 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
                         shown = {"Authorization": f"Bearer {bearer}"}
                         answer = await client.post("/realtime/token", headers=shown)
                         statuses.add(answer.status_code)
+                    for token in (text, f"rts_{text}"):
+                        reset = {"token": token, "password": CHANGED}
+                        statuses.add((await client.post("/auth/reset", json=reset)).status_code)
                     for token in (text, f"rtr_{text}"):
                         form = {"grant_type": "refresh_token", "refresh_token": token}
                         statuses.add((await client.post("/auth/token", data=form)).status_code)
@@ -252,7 +295,7 @@ async def test_nothing_in_a_stolen_database_is_a_credential(tmp_path: Path) -> N
 
     assert len(stolen) > 20
     assert any(text.startswith("$argon2") for text in stolen)
-    assert statuses == {400, 401}
+    assert statuses == {400, 401, 422}
 
 
 FAULTY: dict[str, dict[str, str]] = {
@@ -266,6 +309,11 @@ FAULTY: dict[str, dict[str, str]] = {
     "/ in the password": {"DATABASE_URL": "postgresql://me:a/canary@127.0.0.1/x"},
     "# in the password": {"DATABASE_URL": "postgresql://me:a#canary@127.0.0.1/x"},
     "[ in the password": {"DATABASE_URL": "postgresql://me:a[canary@127.0.0.1/x"},
+    "another cache": {"REDIS_URL": "memcached://:canary@127.0.0.1/0"},
+    "@ in the password of Redis": {"REDIS_URL": "redis://:a@canary@127.0.0.1/0"},
+    "? in the password of Redis": {"REDIS_URL": "redis://:a?canary@127.0.0.1/0"},
+    "options of Redis": {"REDIS_URL": "redis://127.0.0.1/0?password=canary"},
+    "a name of a database in Redis": {"REDIS_URL": "redis://127.0.0.1/canary"},
     "no port": {"DATABASE_URL": "postgresql://me:canary@127.0.0.1:canary/x"},
 }
 

@@ -16,7 +16,7 @@ from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
 from app.web.realtime import TokenRequest
-from tests.conftest import as_served, bearer_for, on_sqlite
+from tests.conftest import PASSWORD, as_served, bearer_for, on_sqlite
 
 pytestmark = on_sqlite  # below the web both ways are one
 
@@ -132,7 +132,7 @@ async def test_whoever_is_refused(ways: Ways, headers: dict[str, str]) -> None:
 
 async def test_who_lacks_the_scope(ways: Ways, runtime: Runtime) -> None:
     auditor = await runtime.users.add(
-        "auditor@example.com", role="auditor", password="p" * 20, by=OPERATOR
+        "auditor@example.com", role="auditor", password=PASSWORD, by=OPERATOR
     )
 
     answer = await ways.agree(headers=await bearer_for(runtime, auditor))

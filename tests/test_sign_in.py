@@ -1,3 +1,5 @@
+import asyncio
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ from argon2 import PasswordHasher
 from app.base.errors import (
     InsufficientScope,
     InvalidToken,
+    Overloaded,
     RateLimited,
     Unauthenticated,
     UserDisabled,
@@ -100,21 +103,130 @@ async def test_less_scope_may_be_asked_for_but_not_more(runtime: Runtime, admin:
         assert caught.value.error == "invalid_scope"
 
 
-async def test_guessing_is_slowed_without_locking_the_owner_out(
+async def guess(runtime: Runtime, origin: Origin = HOME, email: str = "alice@example.com") -> None:
+    with pytest.raises(GrantRefused):
+        await runtime.sign_in.with_password(origin, email=email, password="guess")
+
+
+async def wait_after(runtime: Runtime, origin: Origin = HOME) -> int | None:
+    """Return how long the next guess has to wait, in seconds."""
+    with pytest.raises(RateLimited) as caught:
+        await runtime.sign_in.with_password(origin, email="alice@example.com", password="guess")
+    return caught.value.retry_after_seconds
+
+
+@pytest.mark.parametrize("email", ["alice@example.com", "nobody@example.com"])
+async def test_each_guess_beyond_the_fifth_waits_twice_as_long_as_the_last(
+    runtime: Runtime, alice: User, clock: StandingClock, email: str
+) -> None:
+    for _ in range(5):
+        await guess(runtime, email=email)
+
+    waits = []
+    for _ in range(13):
+        with pytest.raises(RateLimited) as caught:
+            await guess(runtime, email=email)
+        waits.append(caught.value.retry_after_seconds or 0)
+        clock.advance(seconds=waits[-1])
+        await guess(runtime, email=email)
+
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
+
+
+async def test_a_guesser_elsewhere_does_not_keep_the_owner_out(
+    runtime: Runtime, alice: User
+) -> None:
+    for _ in range(5):
+        await guess(runtime, Origin(ip="198.51.100.1"))
+    assert await wait_after(runtime, Origin(ip="198.51.100.1")) == 1
+
+    await sign_in(runtime)
+
+
+async def test_guessers_everywhere_do_not_keep_the_owner_out_but_have_one_guess_each(
     runtime: Runtime, alice: User, clock: StandingClock
 ) -> None:
-    for _ in range(10):
-        with pytest.raises(GrantRefused):
-            await sign_in(runtime, password="guess")
-    with pytest.raises(RateLimited) as caught:
-        await sign_in(runtime)
-    assert caught.value.retry_after_seconds == 60
+    for number in range(100):
+        await guess(runtime, Origin(ip=f"198.51.100.{number}"))
 
-    elsewhere = Origin(ip="198.51.100.1")
-    await runtime.sign_in.with_password(elsewhere, email=alice.email, password=PASSWORD)
-
-    clock.advance(seconds=61)
+    late = Origin(ip="203.0.113.1")
+    await guess(runtime, late)
+    assert await wait_after(runtime, late) == 60
     await sign_in(runtime)
+    for day in range(2):
+        await guess(runtime, Origin(ip=f"192.0.2.{day}"))
+        clock.advance(days=1)
+    for _ in range(5):
+        await guess(runtime, late)
+
+
+async def test_who_signs_in_may_be_wrong_as_often_as_before(runtime: Runtime, alice: User) -> None:
+    for _ in range(3):
+        for _ in range(4):
+            await guess(runtime)
+        await sign_in(runtime)
+
+
+async def test_guesses_are_counted_while_they_are_checked(runtime: Runtime, alice: User) -> None:
+    answers = await asyncio.gather(
+        *(sign_in(runtime, password="guess") for _ in range(20)), return_exceptions=True
+    )
+
+    assert Counter(map(type, answers)) == {GrantRefused: 5, RateLimited: 15}
+
+
+async def test_one_address_with_many_wrong_passwords_waits_whatever_the_account(
+    runtime: Runtime, alice: User, clock: StandingClock
+) -> None:
+    for number in range(60):
+        if number % 20 == 0:
+            clock.advance(minutes=1)
+        await guess(runtime, email=f"user{number}@example.com")
+    clock.advance(minutes=1)
+    await guess(runtime, email="user60@example.com")
+
+    assert await wait_after(runtime) == 2
+    clock.advance(seconds=2)
+    await sign_in(runtime)
+    clock.advance(hours=1)
+    await guess(runtime)
+    await guess(runtime)
+
+
+async def test_what_could_not_be_checked_is_not_held_against_anybody(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
+) -> None:
+    hasher = CountingHasher()
+    passwords = Passwords(threads=1, waiting=1, hasher=hasher)
+    async with played(settings, clock=clock, openai=openai, passwords=passwords) as runtime:
+        await runtime.users.add("alice@example.com", role="user", password=PASSWORD, by=OPERATOR)
+        hasher.may_go_on.clear()
+        others = [asyncio.create_task(passwords.verify("x", None)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for _ in range(20):
+            with pytest.raises(Overloaded):
+                await sign_in(runtime, password="guess")
+        hasher.may_go_on.set()
+        await asyncio.gather(*others)
+
+        for _ in range(5):
+            await guess(runtime)
+
+
+async def test_all_callers_together_have_so_many_passwords_checked(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
+) -> None:
+    settings = settings.model_copy(update={"password_checks_per_minute": 3})
+    async with played(settings, clock=clock, openai=openai) as runtime:
+        for number in range(3):
+            await guess(runtime, Origin(ip=f"192.0.2.{number}"), f"user{number}@example.com")
+
+        with pytest.raises(Overloaded) as caught:
+            await guess(runtime)
+        clock.advance(minutes=1)
+        await guess(runtime)
+
+    assert caught.value.retry_after_seconds == 60
 
 
 async def test_one_address_may_not_try_many_accounts(runtime: Runtime) -> None:
@@ -282,6 +394,38 @@ async def test_a_bad_credential_is_a_row_without_the_credential(runtime: Runtime
     [row] = await rows(runtime.database, action="access_token.verify")
     assert (row["outcome"], row["reason"]) == ("denied", "invalid_token")
     assert "canary" not in str(row)
+
+
+async def test_an_address_with_too_many_bad_credentials_is_not_listened_to_for_a_while(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
+) -> None:
+    settings = settings.model_copy(update={"bad_credentials_per_address_per_minute": 3})
+    async with played(settings, clock=clock, openai=openai) as runtime:
+        user = await runtime.users.add("x@y.z", role="user", password=PASSWORD, by=OPERATOR)
+        granted = await runtime.sign_in.begin(user, frozenset({"mint"}), HOME)
+
+        async def show(token: str, origin: Origin = HOME) -> None:
+            await runtime.callers.authenticate(f"Bearer {token}", origin, scope=None)
+
+        for _ in range(10):
+            await show(granted.access_token)
+        for _ in range(3):
+            with pytest.raises(InvalidToken):
+                await show("forged")
+        await show(granted.access_token)
+        with pytest.raises(RateLimited):
+            await show("forged")
+
+        clock.advance(seconds=20)
+        with pytest.raises(RateLimited) as caught:
+            await show(granted.access_token)
+        await show(granted.access_token, Origin(ip="198.51.100.1"))
+        clock.advance(seconds=40)
+        await show(granted.access_token)
+        reasons = [row["reason"] for row in await rows(runtime.database, outcome="denied")]
+
+    assert caught.value.retry_after_seconds == 40
+    assert reasons == ["invalid_token"] * 4 + ["rate_limited"]
 
 
 async def test_a_credential_without_the_scope_is_refused_with_a_row(

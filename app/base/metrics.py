@@ -71,6 +71,12 @@ class Metrics:
             ["limit"],
             registry=own,
         )
+        self.limits_degraded = Gauge(
+            f"{PREFIX}_limits_degraded",
+            "1 while Redis is away and each process counts for itself.",
+            multiprocess_mode="livemax",
+            registry=own,
+        )
         self.log_append = Histogram(
             f"{PREFIX}_log_append_seconds",
             "Time to append a batch of rows to the log, on disk.",

@@ -17,6 +17,7 @@ from app.base.errors import (
     InvalidRequest,
     InvalidToken,
     Problem,
+    RateLimited,
     Unauthenticated,
     UserDisabled,
 )
@@ -25,6 +26,7 @@ from app.identity.end_users import EndUsers
 from app.identity.external_tokens import ExternalTokens
 from app.identity.external_users import STANDING as EXTERNAL_STANDING
 from app.identity.external_users import ExternalUsers
+from app.identity.guessing import BadCredentials
 from app.identity.service_keys import (
     KEY_SCOPES,
     PREFIX,
@@ -88,6 +90,7 @@ class Callers:
         self,
         *,
         access_tokens: AccessTokens,
+        bad_credentials: BadCredentials,
         external: tuple[ExternalTokens, ExternalUsers] | None = None,
         service_keys: ServiceKeys,
         end_users: EndUsers,
@@ -96,6 +99,7 @@ class Callers:
         clock: Clock,
     ) -> None:
         self._access_tokens = access_tokens
+        self._bad_credentials = bad_credentials
         self._external = external
         self._service_keys = service_keys
         self._end_users = end_users
@@ -119,17 +123,25 @@ class Callers:
             IssuerUnavailable: Nobody can tell whether it is good: its issuer's keys are not there.
             AuditUnavailable: It tells of a new user, or may be a service key, and the database is
                 away.
+            RateLimited: Too many that were not good have come from this address.
         """
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated
         token = token.strip(" ")
+        try:
+            self._bad_credentials.check(origin.ip)
+        except RateLimited as problem:
+            await self._deny(problem, origin)
+            raise
         if token.startswith(PREFIX):
             return await self._with_service_key(token, origin, scope)
         try:
             caller = await self._caller(token, origin)
         except (InvalidToken, InsufficientScope) as problem:
             await self._deny(problem, origin)
+            if isinstance(problem, InvalidToken):
+                await self._bad_credentials.count(origin.ip)
             raise
         if scope is not None and scope not in caller.scopes:
             insufficient = InsufficientScope(scope)
@@ -160,6 +172,7 @@ class Callers:
             refused = InvalidToken(WHAT_TO_DO[refusal.fault])
             holder = _holder_of(refusal.key, origin) if refusal.key else None
             await self._deny(refused, origin, holder, action=_KEY_ACTION, reason=refusal.fault)
+            await self._bad_credentials.count(origin.ip)
             raise refused from None
         caller = _holder_of(key, origin)
         needed = KEY_SCOPES.get(scope or "")

@@ -1,4 +1,4 @@
-"""Passwords: which ones may be set, and their Argon2id hashes, computed off the event loop."""
+"""Passwords: their Argon2id hashes, computed off the event loop."""
 
 import asyncio
 import base64
@@ -13,41 +13,18 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
-from app.base.errors import FieldError, InvalidRequest, Overloaded
+from app.base.errors import Overloaded
 
 T = TypeVar("T")
 
-MIN_LENGTH = 15
-"""Code points; NIST SP 800-63B-4 section 3.1.1.2, for a password that is the only factor."""
-
 MAX_LENGTH = 256
-"""Code points; the same section asks for at least 64."""
+"""Code points; NIST SP 800-63B-4 section 3.1.1.2 asks for at least 64."""
 
 RECOMMENDED_HASHER = PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)
 """Argon2id with 64 MiB, 3 passes and 4 lanes: the second choice of RFC 9106 section 4, for where
 2 GiB per sign-in is too much. It takes 0.1 to 0.2 s of processor time."""
 
 _RETRY_AFTER_SECONDS = 5  # about what the default queue takes to empty on two cores
-
-
-def check_new_password(password: str) -> None:
-    """See that *password* may be set.
-
-    Raises:
-        InvalidRequest: It is too short or too long, or holds what another release of Unicode may
-            write in another way.
-    """
-    if len(password) > MAX_LENGTH:
-        _refuse(f"takes at most {MAX_LENGTH} characters")
-    if len(unicodedata.normalize("NFC", password)) < MIN_LENGTH:
-        _refuse(f"needs at least {MIN_LENGTH} characters")
-    # UAX #15 section 12.1: normalization is stable for assigned characters only.
-    if any(unicodedata.category(character) in {"Cn", "Cs"} for character in password):
-        _refuse("holds a character that Unicode does not assign, or this server does not know yet")
-
-
-def _refuse(reason: str) -> None:
-    raise InvalidRequest(errors=[FieldError("password", reason)])
 
 
 class Passwords:

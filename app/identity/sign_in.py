@@ -6,17 +6,17 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from app.audit.denials import Denials, network_of
+from app.audit.denials import Denials
 from app.audit.events import Event
 from app.audit.log import Log
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
 from app.base.errors import RateLimited
 from app.base.ids import new_id
-from app.base.limits import Allowance, Limits
 from app.identity import refresh_tokens
 from app.identity.access_tokens import AccessTokens
 from app.identity.callers import Origin
+from app.identity.guessing import PasswordGuesses
 from app.identity.passwords import Passwords
 from app.identity.refresh_tokens import RefreshToken, is_refresh_token
 from app.identity.sign_out import SignOut
@@ -67,9 +67,7 @@ class SignIn:
     """Exchanges a password, later a refresh token, for an access token and the next refresh token.
 
     Args:
-        per_account: Attempts for one account from one address. Counted by both, so that a stranger
-            elsewhere cannot lock the owner out.
-        per_address: Attempts from one address, whatever the account and the grant.
+        guesses: Who has to wait before a password or a token is looked at.
         lifetime: From signing in with the password until that is needed again.
         idle: How long a refresh token stays good unused.
     """
@@ -81,9 +79,7 @@ class SignIn:
         passwords: Passwords,
         access_tokens: AccessTokens,
         sign_out: SignOut,
-        limits: Limits,
-        per_account: Allowance,
-        per_address: Allowance,
+        guesses: PasswordGuesses,
         lifetime: timedelta,
         idle: timedelta,
         database: Database,
@@ -95,9 +91,7 @@ class SignIn:
         self._passwords = passwords
         self._access_tokens = access_tokens
         self._sign_out = sign_out
-        self._limits = limits
-        self._per_account = per_account
-        self._per_address = per_address
+        self._guesses = guesses
         self._lifetime = lifetime // _MICROSECOND
         self._idle = idle // _MICROSECOND
         self._database = database
@@ -115,19 +109,18 @@ class SignIn:
 
         Raises:
             RateLimited: Too many attempts for this account or from this address.
+            Overloaded: Too many passwords are being checked.
             GrantRefused: ``invalid_grant`` for every wrong combination, ``invalid_scope`` when
                 more is asked than the role has.
             AuditUnavailable: The sign-in cannot be written down.
         """
-        address = network_of(origin.ip or "unknown")
         account = email.strip().lower()[:LONGEST_EMAIL]
         user: User | None = None
         try:
-            await self._limits.take(self._per_address, address)
-            await self._limits.take(self._per_account, account, address)
-
-            user = await self._users.find(account)
-            right = await self._passwords.verify(password, user.password_hash if user else None)
+            async with self._guesses.guess(account, origin.ip) as guess:
+                user = await self._users.find(account)
+                right = await self._passwords.verify(password, user.password_hash if user else None)
+                guess.right = right and user is not None and user.disabled_at is None
             if user is None:
                 raise _wrong("unknown_account")
             if not right:
@@ -216,7 +209,7 @@ class SignIn:
         """
         found: RefreshToken | None = None
         try:
-            await self._limits.take(self._per_address, network_of(origin.ip or "unknown"))
+            await self._guesses.attempt(origin.ip)
 
             # Nothing is read for what we cannot have issued.
             if is_refresh_token(token):

@@ -12,7 +12,9 @@ from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database, metadata
 from app.base.errors import Conflict, FieldError, InvalidRequest, NotFound
 from app.base.ids import new_id
-from app.identity.passwords import Passwords, check_new_password
+from app.identity import reset_links
+from app.identity.password_rules import PasswordRules
+from app.identity.passwords import Passwords
 
 Role = Literal["user", "auditor", "admin"]
 
@@ -79,10 +81,19 @@ class User:
 class Users:
     """Adds users and changes what they may do; each act leaves its row in the log."""
 
-    def __init__(self, *, database: Database, log: Log, passwords: Passwords, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        log: Log,
+        passwords: Passwords,
+        rules: PasswordRules,
+        clock: Clock,
+    ) -> None:
         self._database = database
         self._log = log
         self._passwords = passwords
+        self._rules = rules
         self._clock = clock
 
     async def add(self, email: str, *, role: str, password: str, by: str) -> User:
@@ -94,7 +105,7 @@ class Users:
         """
         email = _checked_email(email)
         checked_role = _checked_role(role)
-        check_new_password(password)
+        self._rules.check(password, email=email)
         password_hash = await self._passwords.hash(password)
         row = {
             "id": new_id("usr"),
@@ -152,7 +163,7 @@ class Users:
             {"disabled_at": sa.func.coalesce(users.c.disabled_at, now)},
             action="user.disable",
             by=by,
-            end_sign_ins=True,
+            end_credentials=True,
         )
 
     async def enable(self, email: str, *, by: str) -> User:
@@ -166,14 +177,16 @@ class Users:
     async def set_password(self, email: str, password: str, *, by: str) -> User:
         """Give the account another password; whoever is signed in with the old one is out.
 
+        A link to set the password ends too.
+
         Raises:
             NotFound: No such account.
             InvalidRequest: The password cannot be used.
         """
-        check_new_password(password)
+        self._rules.check(password, email=email)
         values = {"password_hash": await self._passwords.hash(password)}
         return await self._change(
-            email, values, action="user.set_password", by=by, end_sign_ins=True
+            email, values, action="user.set_password", by=by, end_credentials=True
         )
 
     async def _change(
@@ -183,7 +196,7 @@ class Users:
         *,
         action: str,
         by: str,
-        end_sign_ins: bool = False,
+        end_credentials: bool = False,
     ) -> User:
         user = await self.find(email)
         if user is None:
@@ -192,13 +205,30 @@ class Users:
 
         def change(tx: sa.Connection) -> User:
             tx.execute(users.update().where(users.c.id == user.id).values(values))
-            if end_sign_ins:
-                live = (sign_ins.c.user_id == user.id) & sign_ins.c.revoked_at.is_(None)
-                tx.execute(sign_ins.update().where(live).values(revoked_at=now))
+            if end_credentials:
+                end_all_credentials(tx, user.id, now=now)
             return User.of(tx.execute(users.select().where(users.c.id == user.id)).one())
 
         event = Event(action=action, outcome="succeeded", actor=by, target=user.id)
         return await self._log.record([event], change)
+
+
+def end_all_credentials(
+    tx: sa.Connection, user_id: str, *, now: int, but_sign_in: str | None = None
+) -> None:
+    """End what lets anybody act for the user: sign-ins, and a link to set the password.
+
+    Args:
+        tx: In which the user changes.
+        user_id: Whose.
+        now: Unix µs.
+        but_sign_in: The one that goes on.
+    """
+    live = (sign_ins.c.user_id == user_id) & sign_ins.c.revoked_at.is_(None)
+    if but_sign_in is not None:
+        live &= sign_ins.c.id != but_sign_in
+    tx.execute(sign_ins.update().where(live).values(revoked_at=now))
+    reset_links.end(tx, user_id)
 
 
 def _checked_email(email: str) -> str:

@@ -24,10 +24,8 @@ class MintLimits:
             RateLimited: More than the minute allows the user, or the service key.
             QuotaExceeded: More than the day allows.
         """
-        # The user's minute comes before the key's, so that one of its users who asks all the time
-        # does not use it up for the others. The day, which is remembered longest, comes last: a
-        # backend that makes users up fills no more of the memory than its key's minutes allow.
-        await self._limits.take(self._per_minute, caller.user_id)
+        who = (caller.user_id,)
+        takings = [(self._per_minute, who), (self._per_day, who)]
         if caller.key is not None:
-            await self._limits.take(self._per_key_per_minute, caller.key.id)
-        await self._limits.take(self._per_day, caller.user_id)
+            takings.append((self._per_key_per_minute, (caller.key.id,)))
+        await self._limits.take_all(*takings)

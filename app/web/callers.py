@@ -51,6 +51,7 @@ PUBLIC = frozenset(
     {
         "/",
         "/.well-known/jwks.json",
+        "/auth/reset",
         "/auth/revoke",
         "/auth/token",
         "/docs",
@@ -59,6 +60,7 @@ PUBLIC = frozenset(
         "/livez",
         "/openapi.json",
         "/readyz",
+        "/reset",
         "/version",
     }
 )
@@ -151,5 +153,6 @@ def caller_with(
 AnyCaller = Annotated[Caller, Depends(caller_with(None))]
 MintingCaller = Annotated[Caller, Depends(caller_with("mint", confirmed=False))]
 ProfileCaller = Annotated[Caller, Depends(caller_with("mint"))]
+AdminCaller = Annotated[Caller, Depends(caller_with("admin"))]
 Auditor = Annotated[Caller, Depends(caller_with("audit:read"))]
 Admin = Annotated[Caller, Depends(caller_with("admin"))]

@@ -21,6 +21,7 @@ from app.base.errors import (
     InvalidToken,
     IssuerUnavailable,
     Problem,
+    RateLimited,
     RequestTimeout,
     Unauthenticated,
     UnsupportedMediaType,
@@ -110,7 +111,7 @@ def _complete(operation: dict[str, Any], path: str) -> None:
         problems += [RequestTimeout, BodyTooLarge, UnsupportedMediaType]
     if "security" in operation:
         [scopes] = operation["security"][0].values()  # the other way to sign in has the same
-        problems += [Unauthenticated, InvalidToken, UserDisabled, IssuerUnavailable]
+        problems += [Unauthenticated, InvalidToken, UserDisabled, RateLimited, IssuerUnavailable]
         problems += [InsufficientScope(scope) for scope in scopes] or [InsufficientScope]
         for_keys = [KEY_SCOPES[scope] for scope in scopes if scope in KEY_SCOPES]
         if for_keys:

@@ -6,13 +6,12 @@ from http import HTTPStatus
 from inspect import getdoc
 from json import dumps, loads
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app.base.errors import NotFound, Problem, UpstreamProblem, every_problem
+from app.web.pages import page_templates
 from app.web.problems import EXAMPLE_REQUEST_ID, example_of, problem_response
 
 _HEADERS = {
@@ -51,15 +50,8 @@ def error_pages(*, public_url: str) -> APIRouter:
         public_url: What problem types begin with; no slash at its end.
     """
     entries = sorted(_entries(public_url), key=lambda entry: (entry.status, entry.code))
-    templates = Environment(
-        loader=PackageLoader("app.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = page_templates(public_url)
     templates.globals["json"] = _shown
-    templates.globals["root"] = urlsplit(public_url).path  # a proxy may serve us below a path
     index = templates.get_template("errors.html").render(groups=_GROUPS, entries=entries)
     page = templates.get_template("error.html")
     pages = {

@@ -46,7 +46,10 @@ from app.web.field_errors import field_errors, field_names
 MEDIA_TYPE = "application/problem+json"
 
 OAUTH_PATHS = frozenset({"/auth/token", "/auth/revoke"})
-"""Paths that read forms and refuse as RFC 6749 section 5.2 says."""
+"""Paths that refuse as RFC 6749 section 5.2 says."""
+
+FORM_PATHS = OAUTH_PATHS | {"/reset"}
+"""Paths that read forms, and no JSON."""
 
 EXAMPLE_REQUEST_ID = "req_6MZ1XKQ0T8WJ4V9E2RBN7HCY5D"
 

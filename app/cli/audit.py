@@ -1,0 +1,101 @@
+"""The commands ``audit …``."""
+
+import asyncio
+import sys
+from datetime import UTC
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app.audit import chain
+from app.audit.search import Entry, Filters, Search, row_count, stored_rows
+from app.base.ids import is_id
+from app.cli.terminal import command_settings, fail, in_runtime, open_database, out
+from app.runtime import Runtime, end_users, installation_secret
+from app.web.audit import EventResponse, EventView
+
+commands = typer.Typer(help="Read the log and prove that nobody edited it.", no_args_is_help=True)
+
+
+@commands.command("list")
+def list_events(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Rows to show.")] = 20,
+    actor: Annotated[str | None, typer.Option(help="A user's id.")] = None,
+    action: Annotated[str | None, typer.Option(help="For instance client_secret.mint.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="For instance denied.")] = None,
+    key: Annotated[str | None, typer.Option(help="The key_… of the service key used.")] = None,
+    end_user: Annotated[
+        str | None, typer.Option(help="An end user, as a backend names them; in place of --actor.")
+    ] = None,
+) -> None:
+    """Show the newest rows of the log."""
+    settings = command_settings()
+    if end_user is not None:
+        actor = end_users(installation_secret(settings)).pseudonym_of(end_user)
+
+    async def run() -> None:
+        async with open_database(settings) as database:
+            search = Search(database, cursor_key=b"")  # one page, no cursor
+            filters = Filters(actor=actor, action=action, outcome=outcome, credential=key)
+            page = await search.page(filters, limit=limit)
+        columns = ("seq", "time", "action", "outcome", "reason", "actor", "service key", "model")
+        table = Table(*columns, box=None)
+        for entry in page.entries:
+            credential = str(entry.members.get("credential", ""))
+            shown = {**entry.members, "key": credential if is_id(credential, "key") else ""}
+            names = ("action", "outcome", "reason", "actor", "key", "model_used")
+            cells = (str(shown.get(name, "")) for name in names)
+            at = entry.recorded_at.astimezone(UTC)
+            table.add_row(str(entry.seq), f"{at:%Y-%m-%d %H:%M:%S}", *cells)
+        out.print(table)
+
+    asyncio.run(run())
+
+
+@commands.command("trace")
+def trace_token() -> None:
+    """Read a leaked token (ek_…) from stdin, and print the mint that it came from."""
+    value = sys.stdin.readline().strip()
+
+    async def find(runtime: Runtime) -> list[Entry]:
+        fingerprint = runtime.minter.fingerprint(value)
+        page = await runtime.search.page(Filters(token_fingerprint=fingerprint), limit=1)
+        if not page.entries:
+            return []
+        return await runtime.search.attempt(page.entries[0].members["attempt_id"])
+
+    rows = in_runtime(find)
+    if not rows:
+        fail("no row has this token: it was minted elsewhere, or under another SECRET_KEY")
+    views = [EventView.of(row) for row in rows]
+    answer = EventResponse(event=views[-1], attempt=views)  # as GET /audit/events/{id} has it
+    typer.echo(answer.model_dump_json(by_alias=True, exclude_none=True, indent=2))
+
+
+@commands.command("verify")
+def verify_log() -> None:
+    """Recompute the whole chain and name every row that was edited, inserted, moved or deleted."""
+
+    async def run() -> tuple[int, list[chain.Fault]]:
+        async with open_database(command_settings()) as database:
+            return await database.read(_verify_with_progress)
+
+    total, faults = asyncio.run(run())
+    for fault in faults:
+        out.print(f"row {fault.seq}: {fault.what}")
+    if faults:
+        fail(f"the log was tampered with: {len(faults)} faults in {total} rows")
+    out.print(f"{total} rows verified: the chain is whole")
+
+
+def _verify_with_progress(tx: sa.Connection) -> tuple[int, list[chain.Fault]]:
+    total = row_count(tx)
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        rows = progress.track(stored_rows(tx), total=total)
+        return total, list(chain.faults(rows))
