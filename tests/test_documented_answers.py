@@ -398,12 +398,12 @@ CASES = list(cases())
 async def test_a_refusal_is_as_described(case: Case, staging: Staging) -> None:
     operation = case.operation
     async with staging(**case.settings) as stage:
-        known = "evt_unknown" if case.code == "not_found" else stage.key.key.id
-        path = operation.path.replace("{id}", known)
         stage.openai.reply = case.upstream
         headers = await case.prepare(stage)
         with capture_logs():  # printing the traceback of a bug takes long
-            path = operation.path.replace("{id}", stage.named)
+            is_a_key = "/keys/" in operation.path and case.code != "not_found"
+            known = stage.key.key.id if is_a_key else stage.named
+            path = operation.path.replace("{id}", known)
             answer = await stage.client.request(
                 operation.method, path, headers=headers, **case.send
             )
