@@ -153,6 +153,21 @@ def test_check_says_that_a_database_is_not_migrated(tmp_path: Path) -> None:
     assert checked.stdout.splitlines()[-1] == "ok"
 
 
+def test_a_leaked_token_is_traced_to_whom_it_was_given(service: Service) -> None:
+    headers = service.sign_in("demo@example.com", service.password_of("demo@example.com"))
+    answers = [httpx.post(f"{service.url}/realtime/token", headers=headers) for _ in range(2)]
+    leaked = answers[0].json()
+
+    traced = service.run("audit", "trace", stdin=f"{leaked['token']}\n")
+
+    found = json.loads(traced.stdout)
+    assert (found["event"]["attemptId"], found["event"]["outcome"]) == (leaked["id"], "issued")
+    assert found["attempt"][0]["ip"] == "127.0.0.1"
+    assert leaked["token"] not in traced.stdout
+    unknown = service.run("audit", "trace", stdin="ek_sandbox_0123456789abcdef")
+    assert "no row has this token" in said(unknown)
+
+
 def test_the_log_is_verified_beside_a_running_service(service: Service) -> None:
     verified = service.run("audit", "verify")
 

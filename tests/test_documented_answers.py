@@ -463,6 +463,8 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
         check(answer.json(), described["content"][answer.headers["Content-Type"]]["schema"])
     else:
         assert answer.content == b""
+    if operation.path not in PUBLIC:
+        assert answer.headers["Cache-Control"] == "no-store"  # it is about the caller, or others
     cache_control = described["headers"].get("Cache-Control", {"schema": {"const": None}})
     assert answer.headers.get("Cache-Control") == cache_control["schema"]["const"]
 

@@ -454,7 +454,12 @@ def test_a_wrong_claim_is_refused_although_the_issuer_signed_it(
     assert not bench.taken(bench.rsa.token(**{name: value}))
 
 
-@pytest.mark.parametrize("jti", ["", "with blank", "ü", "x" * 129, 7, None, ["x"], "a\nb"])
+ID_OF_A_SERVICE_KEY = "key_4KQ2M8Z6T0V9N7R5P3S1W8XHJ0"
+
+
+@pytest.mark.parametrize(
+    "jti", ["", "with blank", "ü", "x" * 129, 7, None, ["x"], "a\nb", ID_OF_A_SERVICE_KEY]
+)
 def test_an_odd_jti_is_not_repeated_anywhere(bench: Bench, jti: Any) -> None:
     token = bench.rsa.token(jti=jti)
 

@@ -133,6 +133,8 @@ def test_every_fault_has_its_line(tmp_path: Path) -> None:
         ({"max_age_seconds": "1h"}, ".max_age_seconds: must be a valid integer"),
         ({"require": {"role": []}}, ".require.role"),
         ({"roles": {"admin": ["x"]}}, ".roles.claim: Field required"),
+        ({"roles": {"claim": ["user_metadata", "role"]}}, ".roles.claim: user_metadata is written"),
+        ({"roles": {"claim": ["unsafe_metadata"]}}, ".roles.claim: unsafe_metadata is written by"),
         ({"roles": {"claim": ["x"], "root": ["x"]}}, ".roles.root: is not known; known are claim"),
         ({"client_secret": "canary"}, ".client_secret: is not known; known are issuer, jwks_uri"),
         ({"issuer": "https://tokens.example.com"}, "is this service itself, or is named twice"),

@@ -1,6 +1,7 @@
 """An issuer's keys: how they come, how long they are good, and what a bad issuer can do."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -428,6 +429,11 @@ PRIVATE = [
     "::ffff:10.0.0.1",
     "::ffff:127.0.0.1",
     "2002:7f00:1::",
+    "64:ff9b::10.0.0.1",
+    "64:ff9b::169.254.169.254",
+    "64:ff9b:1::10.0.0.1",
+    "::10.0.0.1",
+    "fec0::1",
     "ff02::1",
 ]
 
@@ -439,9 +445,13 @@ async def test_a_name_that_leads_to_a_private_address_is_not_followed(address: s
 
 
 async def test_the_address_that_was_looked_at_is_the_one_that_is_asked() -> None:
-    said = await refused_by("10.0.0.1", "8.8.8.8", "2606:4700::1111")
+    said = await refused_by("10.0.0.1", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808")
 
-    assert said.startswith("8.8.8.8 login.example.com 2606:4700::1111 login.example.com https://")
+    assert re.findall(r"(\S+) login\.example\.com", said) == [
+        "8.8.8.8",
+        "2606:4700::1111",
+        "64:ff9b::808:808",  # 8.8.8.8 again, as a network without IPv4 reaches it
+    ]
     assert "10.0.0.1" not in said
 
 

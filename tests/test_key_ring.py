@@ -11,12 +11,12 @@ import pytest
 
 from app.base.errors import Conflict, InvalidRequest, InvalidToken, NotFound
 from app.base.ids import new_id
-from app.identity.users import User
+from app.identity.users import OPERATOR, User
 from app.main import create_app
 from app.runtime import Runtime, housekeeping
 from app.settings import Settings
 from tests.clock import StandingClock
-from tests.conftest import START, as_served, bearer_for, played
+from tests.conftest import START, as_served, bearer_for, caller_for, played
 from tests.fakes import FakeOpenAI
 from tests.keys import bearer_of, new_key, shown
 from tests.log_faults import stopped
@@ -80,6 +80,19 @@ async def test_a_key_is_not_for_a_profile_that_users_may_not_ask_for(
     async with played(with_staff, clock=clock, openai=openai) as runtime:
         with pytest.raises(InvalidRequest):
             await new_key(runtime, profiles=["staff"])
+
+
+async def test_a_key_outlives_who_made_it_and_the_log_names_them(
+    runtime: Runtime, admin: User
+) -> None:
+    made = await runtime.key_ring.create(
+        "a backend", scopes=["mint:on-behalf"], by=await caller_for(runtime, admin)
+    )
+    await runtime.users.disable(admin.email, by=OPERATOR)
+
+    assert (await shown(runtime, made)).credential == made.key.id
+    [row] = await rows(runtime.database, action="service_key.create", actor=admin.id)
+    assert row["target"] == made.key.id
 
 
 # Revoking -----------------------------------------------------------------------------------

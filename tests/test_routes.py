@@ -16,6 +16,7 @@ from tests.clock import StandingClock
 from tests.conftest import PASSWORD, as_served, bearer_for
 from tests.fakes import FakeOpenAI
 from tests.log_rows import outcomes, rows
+from tests.openapi_document import OPERATIONS
 
 
 @pytest.fixture
@@ -583,6 +584,22 @@ async def test_what_is_not_here_is_a_problem_too(
 
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("odd", ["%00", "usr_%00", "%FF", "%F0%9F%98%80", "x" * 1000, "%27%3B--"])
+async def test_what_cannot_be_an_id_is_not_found(
+    client: httpx.AsyncClient, runtime: Runtime, admin: User, odd: str
+) -> None:
+    headers = await bearer_for(runtime, admin)
+    named = [operation for operation in OPERATIONS.values() if "{id}" in operation.path]
+
+    answers = [
+        await client.request(operation.method, operation.path.replace("{id}", odd), headers=headers)
+        for operation in named
+    ]
+
+    assert len(named) >= 4
+    assert {answer.status_code for answer in answers} == {404}
 
 
 async def test_the_host_header_decides_nothing(client: httpx.AsyncClient) -> None:

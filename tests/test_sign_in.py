@@ -364,6 +364,23 @@ async def test_a_caller_with_the_sign_in_of_somebody_else_is_refused(
     await runtime.callers.confirm(caller)
 
 
+async def test_whoever_can_sign_tokens_has_no_more_than_the_role_of_a_sign_in_that_stands(
+    runtime: Runtime, alice: User
+) -> None:
+    sign_in_id = (await caller_for(runtime, alice)).sign_in_id
+
+    async def confirm(scope: str, sid: str) -> None:
+        forged = runtime.access_tokens.issue(user_id=alice.id, scope=scope, sign_in_id=sid)
+        caller = await runtime.callers.authenticate(f"Bearer {forged.token}", Origin(), scope=None)
+        await runtime.callers.confirm(caller)
+
+    with pytest.raises(InsufficientScope):
+        await confirm("admin mint", str(sign_in_id))
+    with pytest.raises(InvalidToken):
+        await confirm("mint", new_id("sgn"))
+    await confirm("mint", str(sign_in_id))
+
+
 async def test_a_disabled_caller_is_refused_and_the_refusal_is_a_row(
     runtime: Runtime, alice: User
 ) -> None:

@@ -19,6 +19,7 @@ class Upstream:
     status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  # X-Client-Request-Id of every mint
+    keys: list[str] = field(default_factory=list)  # the API key of every mint
     minted: list[str] = field(default_factory=list)
     connections: set[asyncio.Task[None]] = field(default_factory=set)
     most_at_once: int = 0  # mints under way
@@ -47,6 +48,7 @@ class Upstream:
                 headers = {name.lower(): value for name, value in lines}
                 body = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.asked.append(headers["x-client-request-id"])
+                self.keys.append(headers["authorization"].removeprefix("Bearer "))
                 self._arrived.set()
                 self._at_once += 1
                 self.most_at_once = max(self.most_at_once, self._at_once)

@@ -33,6 +33,7 @@ class Filters:
     outcome: str | None = None
     profile: str | None = None
     model: str | None = None  # asked or used
+    token_fingerprint: str | None = None
     since: datetime | None = None  # from here on, inclusive
     until: datetime | None = None  # up to here, exclusive
 
@@ -47,6 +48,7 @@ class Filters:
                 (c.action, self.action),
                 (c.outcome, self.outcome),
                 (c.profile, self.profile),
+                (c.token_fingerprint, self.token_fingerprint),
             )
             if value is not None
         ]

@@ -1,6 +1,7 @@
 """The commands ``audit …``."""
 
 import asyncio
+import sys
 from datetime import UTC
 from typing import Annotated
 
@@ -11,13 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.audit import chain
-from app.audit.search import Filters, Search, row_count, stored_rows
+from app.audit.search import Entry, Filters, Search, row_count, stored_rows
 from app.base.ids import is_id
-from app.cli.terminal import command_settings, fail, open_database, out
-from app.runtime import (
-    end_users,
-    installation_secret,
-)
+from app.cli.terminal import command_settings, fail, in_runtime, open_database, out
+from app.runtime import Runtime, end_users, installation_secret
+from app.web.audit import EventResponse, EventView
 
 commands = typer.Typer(help="Read the log and prove that nobody edited it.", no_args_is_help=True)
 
@@ -56,6 +55,26 @@ def list_events(
         out.print(table)
 
     asyncio.run(run())
+
+
+@commands.command("trace")
+def trace_token() -> None:
+    """Read a leaked token (ek_…) from stdin, and print the mint that it came from."""
+    value = sys.stdin.readline().strip()
+
+    async def find(runtime: Runtime) -> list[Entry]:
+        fingerprint = runtime.minter.fingerprint(value)
+        page = await runtime.search.page(Filters(token_fingerprint=fingerprint), limit=1)
+        if not page.entries:
+            return []
+        return await runtime.search.attempt(page.entries[0].members["attempt_id"])
+
+    rows = in_runtime(find)
+    if not rows:
+        fail("no row has this token: it was minted elsewhere, or under another SECRET_KEY")
+    views = [EventView.of(row) for row in rows]
+    answer = EventResponse(event=views[-1], attempt=views)  # as GET /audit/events/{id} has it
+    typer.echo(answer.model_dump_json(by_alias=True, exclude_none=True, indent=2))
 
 
 @commands.command("verify")

@@ -6,6 +6,13 @@ from urllib.parse import urlsplit
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 behind a translator: the last 32 bits say what is reached (RFC 6052 section 2.1)."""
+
+_LOCAL = tuple(map(ipaddress.IPv6Network, ("::/96", "64:ff9b:1::/48", "fec0::/10")))
+"""Not of the internet, although Python takes them for global: RFC 4291 sections 2.5.5.1 and 2.5.7,
+and translators of a network's own (RFC 8215)."""
+
 
 def plain_url(url: str) -> str:
     """Return *url* as it is.
@@ -51,7 +58,10 @@ def on_loopback(url: str) -> bool:
 def is_public(ip: IpAddress) -> bool:
     """Tell whether *ip* is an address of the internet, and not of a network nearby."""
     if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
+        if any(ip in network for network in _LOCAL):
+            return False
+        translated = ipaddress.IPv4Address(ip.packed[-4:]) if ip in _TRANSLATED else None
+        ip = ip.ipv4_mapped or ip.sixtofour or translated or ip
     return ip.is_global and not ip.is_multicast
 
 

@@ -19,6 +19,7 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -28,6 +29,9 @@ from app.identity.users import Role
 from app.settings import Settings, SettingsFault
 
 LONGEST_ISSUER = 255
+
+WRITTEN_BY_USERS = frozenset({"user_metadata", "unsafe_metadata"})
+"""Claims of Supabase, Auth0 and Clerk that a user may fill with anything."""
 
 Value: TypeAlias = StrictStr | StrictInt | StrictBool
 Values: TypeAlias = Annotated[list[Value], Field(min_length=1)]
@@ -56,6 +60,13 @@ class Roles(_Table):
 
     user: Names | None = None
     """Left out: whoever has neither of the others is a user."""
+
+    @field_validator("claim")
+    @classmethod
+    def _not_up_to_users(cls, claim: list[str]) -> list[str]:
+        for name in WRITTEN_BY_USERS.intersection(claim):
+            raise ValueError(f"{name} is written by the users themselves; name another claim")
+        return claim
 
     def role_of(self, claims: Mapping[str, Any]) -> Role | None:
         """Return the role that *claims* give, None for no role at all.

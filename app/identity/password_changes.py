@@ -18,6 +18,7 @@ from app.base.errors import (
     NotFound,
     RateLimited,
 )
+from app.base.ids import is_id
 from app.identity import reset_links
 from app.identity.callers import Caller, Origin
 from app.identity.guessing import PasswordGuesses
@@ -125,6 +126,8 @@ class PasswordChanges:
             Conflict: The account is disabled.
             AuditUnavailable: It cannot be written down; there is no link.
         """
+        if not is_id(user_id, "usr"):  # PostgreSQL would not take every text, such as a NUL
+            raise NotFound("No account has this id.")
         origin = origin or Origin()
         expires_at = self._clock() + reset_links.LIFETIME
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Response, Security
 from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
 from fastapi.security import HTTPBearer, OAuth2
 from starlette.types import Scope
@@ -135,6 +135,7 @@ def caller_with(
 
     async def caller(
         request: Request,
+        response: Response,
         runtime: RuntimeDep,
         # For the description; `admit` reads the header itself.
         _bearer: Annotated[object, Security(bearer_token, scopes=scopes)],
@@ -143,6 +144,7 @@ def caller_with(
         caller = await admit(request.scope, runtime, needs=scope)
         if confirmed:
             await runtime.callers.confirm(caller)
+        response.headers["Cache-Control"] = "no-store"  # it is for them, and not for a disk
         return caller
 
     return caller

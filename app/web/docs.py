@@ -30,6 +30,7 @@ from app.base.errors import (
 from app.identity.service_keys import KEY_SCOPES
 from app.web.callers import PASSWORD_SCHEME, SERVICE_KEY_SCHEME, service_key
 from app.web.problems import add_problem, header_ref
+from app.web.schema import always
 
 DOCS_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -115,6 +116,8 @@ def _complete(operation: dict[str, Any], path: str) -> None:
         for_keys = [KEY_SCOPES[scope] for scope in scopes if scope in KEY_SCOPES]
         if for_keys:
             operation["security"].append({SERVICE_KEY_SCHEME: for_keys})
+        good = responses[min(responses, key=int)]
+        good.setdefault("headers", {})["Cache-Control"] = always("no-store")
     for problem in problems:
         add_problem(responses, problem, path=path)
     for response in responses.values():

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Body, Path, Response
+from fastapi import APIRouter, Body, Path
 from pydantic import Field
 
 from app.base.errors import AuditUnavailable, Conflict, FieldError, InvalidRequest, NotFound
@@ -161,7 +161,6 @@ async def list_keys(_: Admin, runtime: RuntimeDep) -> KeysResponse:
         **success(
             "The key. It is not stored here and cannot be asked for again.",
             example=_EXAMPLE_NEW_KEY,
-            cache_control="no-store",
         ),
         **problem_responses(
             InvalidRequest(errors=[FieldError("lifetimeDays", "must be 1 to 366")]),
@@ -172,7 +171,6 @@ async def list_keys(_: Admin, runtime: RuntimeDep) -> KeysResponse:
 async def create_key(
     caller: Admin,
     runtime: RuntimeDep,
-    response: Response,
     wanted: Annotated[
         KeyRequest,
         Body(
@@ -202,7 +200,7 @@ async def create_key(
         lifetime_days=wanted.lifetime_days,
         by=caller,
     )
-    return _shown_once(made, response, now=runtime.clock())
+    return NewKeyView.of_new(made, now=runtime.clock())
 
 
 @router.post(
@@ -239,7 +237,6 @@ async def revoke_key(
         **success(
             "The new key. It is not stored here and cannot be asked for again.",
             example=_EXAMPLE_NEW_KEY,
-            cache_control="no-store",
         ),
         **problem_responses(
             InvalidRequest(errors=[FieldError("overlapHours", "must be 0 to 168")]),
@@ -252,7 +249,6 @@ async def revoke_key(
 async def rotate_key(
     caller: Admin,
     runtime: RuntimeDep,
-    response: Response,
     key_id: Annotated[str, Path(alias="id", description="The `key_…` of the key.")],
     rotation: Annotated[
         Rotation | None,
@@ -279,12 +275,7 @@ async def rotate_key(
         lifetime_days=rotation.lifetime_days,
         by=caller,
     )
-    return _shown_once(made, response, now=runtime.clock())
-
-
-def _shown_once(made: NewKey, response: Response, *, now: datetime) -> NewKeyView:
-    response.headers["Cache-Control"] = "no-store"
-    return NewKeyView.of_new(made, now=now)
+    return NewKeyView.of_new(made, now=runtime.clock())
 
 
 def _members(key: ServiceKey, now: datetime) -> dict[str, Any]:

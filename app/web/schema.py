@@ -55,7 +55,13 @@ def success(
         "content": {"application/json": {"example": example}},
     }
     if cache_control is not None:
-        schema = {"type": "string", "const": cache_control}
-        header = {"description": f"Always `{cache_control}`.", "schema": schema}
-        response["headers"] = {"Cache-Control": header}
+        response["headers"] = {"Cache-Control": always(cache_control)}
     return {200: response}
+
+
+def always(value: str) -> dict[str, Any]:
+    """Return the description of a header that has this *value* in every answer."""
+    return {
+        "description": f"Always `{value}`.",
+        "schema": {"type": "string", "const": value},
+    }
