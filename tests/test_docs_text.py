@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOLDERS = ("alembic", "app", "docs", "examples", "requirements", "tests")
 HEADINGS = ["Context", "Decision", "Consequences", "Alternatives", "References"]
 
 CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```.*?^```\n", re.DOTALL | re.MULTILINE)
 PATH = re.compile(rf"((?:{'|'.join(FOLDERS)})/[\w./-]*)(?::([\w.]+))?")
+TEST = re.compile(r"tests/test_\w+\.py:test_\w+")
 MEMBER = re.compile(r"[A-Z]\w*\.[a-z_]\w*")
 LINK = re.compile(r"\]\((?!https?://)([^)\s]*)\)")
 
@@ -116,6 +117,20 @@ def test_the_architecture_names_every_step_of_a_mint() -> None:
     }
 
     assert steps <= named(ROOT / "docs" / "architecture.md")
+
+
+def test_every_threat_names_a_control_and_a_test_that_shows_it() -> None:
+    threats = (ROOT / "docs" / "security.md").read_text().split("\n## Threats\n")[1]
+    lines = [line for line in threats.split("\n## ")[0].splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [row for row in rows if row[0] not in {"Threat", "---"}]
+
+    named = [[TEST.fullmatch(name) for name in CODE.findall(row[-1])] for row in rows]
+
+    assert len(rows) > 40
+    assert [row for row, tests in zip(rows, named, strict=True) if len(row) != 3 or not tests] == []
+    assert all(chain.from_iterable(named))
+    assert all(row[1] for row in rows)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

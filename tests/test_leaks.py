@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service import Service, free_port, serving
+from tests.service import Service, free_port, run_command, serving
 from tests.upstream import playing_openai
 
 pytestmark = pytest.mark.outside
@@ -69,6 +69,8 @@ def test_another_secret_key_ends_access_tokens_and_nothing_else_that_one_holds(
         assert mint(service, renewed["access_token"]).status_code == 200
         assert mint(service, key, user="17").status_code == 200
         assert "another SECRET_KEY" in service.run("audit", "trace", stdin=token).stderr
+        older = run_command(tmp_path, "audit", "trace", stdin=token, SECRET_KEY=OLD_SECRET)
+        assert older.returncode == 0
         assert "the chain is whole" in service.run("audit", "verify").stdout
 
 
