@@ -47,6 +47,8 @@ SETTLED_SECONDS = 90.0
 DRAINED_SECONDS = 20.0
 """Promised: from SIGTERM to the end of the last process."""
 
+TICK_SECONDS = 0.05
+
 
 @dataclass
 class Stage:
@@ -172,11 +174,21 @@ class Load:
     answers: Counter[int] = field(default_factory=Counter)  # by status; 0: the connection was lost
     codes: set[str] = field(default_factory=set)  # of the refusals
     refusals: list[tuple[float, float]] = field(default_factory=list)  # when asked, how long
+    late: list[tuple[float, float]] = field(default_factory=list)  # when we were, by how much
     over: bool = False
     _under_way: set[float] = field(default_factory=set)  # when asked
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
     _minted: asyncio.Event = field(default_factory=asyncio.Event)
     _refused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def keep_time(self) -> None:
+        """Note when this very process does not get its turn: others use the machine too."""
+        while not self.over:
+            due = time.monotonic() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            late = time.monotonic() - due
+            if late > TICK_SECONDS:
+                self.late.append((due, late))
 
     async def ask_on(self, service: Service) -> None:
         """Be one of the callers, until it is over."""
@@ -205,7 +217,8 @@ class Load:
         else:
             assert "Retry-After" in answer.headers, answer.text
             self.codes.add(answer.json()["code"])
-            self.refusals.append((began, time.monotonic() - began))
+            late = sum(late for due, late in self.late if due > began)
+            self.refusals.append((began, time.monotonic() - began - late))
             self._refused.set()
 
     def slowest_refusal_seconds(self, *, since: float) -> float:
@@ -242,6 +255,7 @@ async def load(stage: Stage, *services: Service) -> AsyncIterator[Load]:
     """Let callers mint at *services*; at the end, let each finish what it has begun."""
     load = Load(stage)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(load.keep_time())
         for number in range(CALLERS):
             tasks.create_task(load.ask_on(services[number % len(services)]))
         try:
