@@ -109,7 +109,7 @@ async def test_connections_that_are_cut_are_made_anew_unnoticed(target: Postgres
     async with load(target.stage, target.service) as callers:
         for _ in range(10):
             await target.sql(CUT_OFF)
-            await callers.next_token(within=BACK_SECONDS)
+            await callers.answered()  # a row that is cut off twice is given up
 
     assert callers.answers.keys() == {200}
     await target.stage.check()
