@@ -352,7 +352,9 @@ async def test_the_log_warns_from_30_days_before_the_end_of_a_model_in_use_once_
 
     told = [line for line in lines if line["event"] == "model_ends"]
     assert [line["severity"] for line in told] == logged
-    assert all(f"{MINI} down on {end} (days left: {days})" in line["note"] for line in told)
+    for line in told:
+        assert f"{MINI} down on {end}; {OLD_MINI} will take its place" in line["note"]
+        assert f"Days left: {days}. Used by: default." in line["note"]
 
 
 @on_sqlite
@@ -449,3 +451,42 @@ async def test_metrics_count_looks_changes_and_days(
     assert shown(runtime.metrics)["model_looks_total"] == {("ok",): 1, ("failed",): 1}
     assert shown(runtime.metrics)["model_changes_total"][("date_announced",)] == 1
     assert shown(runtime.metrics)["model_end_days"] == {(MINI,): 20, (TRANSCRIBER,): 98}
+
+
+@on_sqlite
+async def test_what_comes_after_a_model_is_said_for_each_profile_that_it_is_different_for(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
+) -> None:
+    file = settings.data_dir / "profiles.toml"
+    file.write_text(
+        '[profiles.second]\n[profiles.dictation]\ntype = "transcription"\n'
+        '[profiles.silent]\ntranscription = "none"\n'
+    )
+    changed = settings.model_copy(update={"profiles_file": file})
+    async with played(changed, clock=clock, openai=openai) as runtime:
+        told = await runtime.models.notices()
+
+    end = f"OpenAI shuts {TRANSCRIBER} down on 2027-02-26"
+    assert [n.detail for n in told] == [
+        f"{end}; nothing that fits will take its place. Days left: 98. Used by: default, second.",
+        f"{end}; gpt-transcribe will take its place. Days left: 98. Used by: dictation.",
+    ]
+    assert [n.profiles for n in told] == [("default", "second"), ("dictation",)]
+
+
+@on_sqlite
+async def test_an_unknown_model_that_a_profile_names_is_counted_down_too(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI
+) -> None:
+    allowed = {"openai_realtime_model": "our-own", "allow_unknown_models": True}
+    lists(openai, {"our-own": SOON, TRANSCRIBER: None})
+    async with played(settings.model_copy(update=allowed), clock=clock, openai=openai) as runtime:
+        await runtime.models.refresh(by=OPERATOR)
+        told = await runtime.models.notices()
+
+        assert runtime.models.days_left()["our-own"] == 20
+        assert [m.id for m in runtime.models.overview().unknown] == ["our-own"]
+    assert (told[0].detail, told[0].severity) == (
+        "OpenAI shuts our-own down on 2026-12-10. Days left: 20. Used by: default.",
+        "warning",
+    )

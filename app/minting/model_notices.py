@@ -71,7 +71,8 @@ def standing_notices(
     """
     notices = [
         *_of_profiles(bindings),
-        *_of_models(found, users=users, built_in=built_in, today=today),
+        *_of_ends(found, bindings=bindings, built_in=built_in, today=today),
+        *_of_models(found, users=users),
         *_of_the_look(found),
     ]
     order: tuple[Severity, ...] = ("urgent", "warning", "info")
@@ -108,26 +109,40 @@ def _of_profiles(bindings: Sequence[Binding]) -> Iterator[ModelNotice]:
                 )
 
 
-def _of_models(
-    found: Findings, *, users: Mapping[str, tuple[str, ...]], built_in: Catalogue, today: date
+def _of_ends(
+    found: Findings, *, bindings: Sequence[Binding], built_in: Catalogue, today: date
 ) -> Iterator[ModelNotice]:
+    # What comes after a model depends on the session; profiles that agree are told of together.
+    endings: dict[tuple[str, date, str], list[str]] = {}
+    for binding in bindings:
+        told = {notice.model: notice.detail for notice in binding.notices}
+        for use in binding.models:
+            sunset = found.shutdown_of(use.used, built_in) if use.used else None
+            if use.used and sunset and sunset > today:
+                detail = told.get(use.used, f"OpenAI shuts {use.used} down on {sunset}.")
+                endings.setdefault((use.used, sunset, detail), []).append(binding.profile.name)
+    for (model, sunset, detail), profiles in endings.items():
+        left = (sunset - today).days
+        yield ModelNotice(
+            "model_ends",
+            _severity(left),
+            f"{detail} Days left: {left}. Used by: {', '.join(profiles)}.",
+            model=model,
+            profiles=tuple(profiles),
+            sunset=sunset,
+            days_left=left,
+        )
+
+
+def _severity(days_left: int) -> Severity:
+    if days_left <= VERY_SOON_DAYS:
+        return "urgent"
+    return "warning" if days_left <= SOON_DAYS else "info"
+
+
+def _of_models(found: Findings, *, users: Mapping[str, tuple[str, ...]]) -> Iterator[ModelNotice]:
     for model, profiles in users.items():
         used_by = f"Used by: {', '.join(profiles)}."
-        sunset = found.shutdown_of(model, built_in)
-        if sunset and sunset > today:
-            left = (sunset - today).days
-            known = built_in.get(model)
-            heir = known.successor if known else None
-            then = f" OpenAI names {heir} as its successor." if heir else ""
-            yield ModelNotice(
-                "model_ends",
-                _severity(left),
-                f"OpenAI shuts {model} down on {sunset} (days left: {left}). {used_by}{then}",
-                model=model,
-                profiles=profiles,
-                sunset=sunset,
-                days_left=left,
-            )
         if found.lists(model) is False:
             yield ModelNotice(
                 "model_not_listed",
@@ -148,12 +163,6 @@ def _of_models(
                 profiles=profiles,
                 at=listed.doubted_at,
             )
-
-
-def _severity(days_left: int) -> Severity:
-    if days_left <= VERY_SOON_DAYS:
-        return "urgent"
-    return "warning" if days_left <= SOON_DAYS else "info"
 
 
 def _of_the_look(found: Findings) -> Iterator[ModelNotice]:

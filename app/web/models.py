@@ -267,8 +267,8 @@ _EXAMPLE_OVERVIEW = {
         {
             "code": "model_ends",
             "severity": "info",
-            "detail": "OpenAI shuts gpt-4o-mini-transcribe down on 2027-02-26 (days left: 97)."
-            " Used by: default. OpenAI names gpt-transcribe as its successor.",
+            "detail": "OpenAI shuts gpt-4o-mini-transcribe down on 2027-02-26; nothing that fits"
+            " will take its place. Days left: 97. Used by: default.",
             "model": "gpt-4o-mini-transcribe",
             "profiles": ["default"],
             "sunset": "2027-02-26",
