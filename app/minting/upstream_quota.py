@@ -13,6 +13,9 @@ from app.minting.mint import ACTION
 WITHIN = timedelta(days=1)
 """What is older is no news: nobody has asked for a token since."""
 
+LAST = 2**63 - 1
+"""No row has it as its seq."""
+
 MOST_FAILURES = 1000
 """Rows looked at: among so many failures in a row one says it, if the money is the matter."""
 
@@ -33,11 +36,10 @@ def quota_exhausted_at(tx: sa.Connection, *, now: datetime) -> datetime | None:
 
 def _last_refusal(*, since: datetime) -> sa.Select[Any]:
     c = audit_events.c
-    last_issued = sa.select(sa.func.max(c.seq)).where(c.outcome == "issued").scalar_subquery()
+    last_issued = _newest_first("issued", after=0).with_only_columns(c.seq).limit(1)
     failures = (
-        sa.select(c.recorded_at, c.action, c.reason)
-        .where(c.outcome == "failed", c.seq > sa.func.coalesce(last_issued, 0))
-        .order_by(c.seq.desc())
+        _newest_first("failed", after=sa.func.coalesce(last_issued.scalar_subquery(), 0))
+        .with_only_columns(c.recorded_at, c.action, c.reason)
         .limit(MOST_FAILURES)
         .subquery()
     )
@@ -45,4 +47,19 @@ def _last_refusal(*, since: datetime) -> sa.Select[Any]:
         failures.c.action == ACTION,
         failures.c.reason == UpstreamQuotaExhausted.code,
         failures.c.recorded_at > to_unix_microseconds(since),
+    )
+
+
+def _newest_first(outcome: str, *, after: int | sa.ColumnElement[int]) -> sa.Select[Any]:
+    """Return the rows with this *outcome* whose seq is greater than *after*.
+
+    Compared in pairs, as the index has them. One by one, PostgreSQL expects to meet such a row soon
+    when it walks back the whole log, and that may take it past millions.
+    """
+    c = audit_events.c
+    place = sa.tuple_(c.outcome, c.seq)
+    return (
+        sa.select(audit_events)
+        .where(place > sa.tuple_(outcome, after), place < sa.tuple_(outcome, LAST))
+        .order_by(c.outcome.desc(), c.seq.desc())
     )
