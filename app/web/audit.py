@@ -27,8 +27,8 @@ class EventView(Answer):
         description="What was done: `client_secret.mint`, `user.sign_in`, `access_token.verify`, …"
     )
     outcome: str = Field(
-        description="`requested`, then `issued`, `failed` or `unknown`, for a mint; `denied`, or"
-        " `succeeded`, for the rest."
+        description="`requested`, then `issued`, `failed` or `unknown`, for a mint; `denied`,"
+        " `failed` or `succeeded`, for the rest."
     )
     attempt_id: str | None = Field(
         default=None, description="`tok_…`, the `id` that the mint's caller was given."
