@@ -24,7 +24,7 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
-from app.web import audit, auth, docs, health, keys, passwords, realtime
+from app.web import audit, auth, docs, health, keys, models, passwords, realtime
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
@@ -124,6 +124,7 @@ def create_app(
         passwords.router,
         audit.router,
         keys.router,
+        models.router,
         health.router,
         docs.router,
         error_pages(public_url=settings.public_url),
@@ -148,7 +149,7 @@ def _mount_sandbox(app: FastAPI, runtime: Runtime) -> None:
     sandbox = create_sandbox(
         api_key=sandbox_api_key(installation_secret(runtime.settings)).get_secret_value(),
         clock=runtime.clock,
-        models=sandbox_models(runtime.catalogue, today),
+        models=sandbox_models(Catalogue.built_in(), today),
     )
     app.mount(SANDBOX_PATH, sandbox)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -41,6 +41,7 @@ from app.minting.admission import Admission
 from app.minting.catalogue import Catalogue
 from app.minting.limits import MintLimits
 from app.minting.mint import Minter
+from app.minting.model_watch import ModelWatch
 from app.minting.openai import OpenAI
 from app.minting.profiles import Profiles
 from app.minting.sweep import AT_ONCE, Sweep
@@ -78,8 +79,8 @@ class Runtime:
     password_changes: PasswordChanges
     sign_in: SignIn
     sign_out: SignOut
-    catalogue: Catalogue
     profiles: Profiles
+    models: ModelWatch
     openai: OpenAI
     admission: Admission
     minter: Minter
@@ -166,7 +167,6 @@ async def open_runtime(
     profiles = Profiles.read(settings, catalogue=catalogue, today=clock().date())
     metrics = Metrics()
     admission = Admission(places=settings.max_mints_in_flight, metrics=metrics)
-    metrics.watch_models(lambda: profiles.days_left(clock().date()))
     access_tokens = AccessTokens(
         secret=secret,
         issuer=settings.public_url,
@@ -186,6 +186,17 @@ async def open_runtime(
         stack.push_async_callback(log.close)
         openai = openai or openai_client(settings, secret)
         stack.push_async_callback(openai.aclose)
+        models = ModelWatch(
+            built_in=catalogue,
+            profiles=profiles,
+            openai=openai,
+            database=database,
+            log=log,
+            metrics=metrics,
+            clock=clock,
+        )
+        with suppress(AuditUnavailable):  # housekeeping reads it when the database is back
+            await models.read()
         windows: Windows = MemoryWindows(clock)
         if settings.redis_url is not None:
             from app.base.redis_windows import RedisWindows  # noqa: PLC0415 - as in `database_of`
@@ -273,8 +284,8 @@ async def open_runtime(
                 clock=clock,
             ),
             sign_out=sign_out,
-            catalogue=catalogue,
             profiles=profiles,
+            models=models,
             openai=openai,
             admission=admission,
             minter=Minter(
@@ -329,6 +340,7 @@ async def housekeeping(
                 ("sign-ins", runtime.sign_out.forget_expired),
                 ("key-uses", runtime.key_ring.note_uses),
                 ("key-warnings", runtime.key_ring.warn),
+                ("models", runtime.models.keep_up),
             )
         ]
         if runtime.issuers is not None:

@@ -317,7 +317,7 @@ def key_cases() -> Iterator[Case]:
 
 
 def minting_cases() -> Iterator[Case]:
-    mint = OPERATIONS["mintToken"]
+    mint, refresh = OPERATIONS["mintToken"], OPERATIONS["refreshModels"]
     coach = {"profile": "coach", "voice": "marin"}
     with_profiles = {"profiles_file": PROFILES}
     gone = {"openai_realtime_model": "gpt-realtime-mini-2025-10-06", "model_policy": "refuse"}
@@ -342,6 +342,8 @@ def minting_cases() -> Iterator[Case]:
     }
     for code, upstream in answers.items():
         yield Case(mint, code, upstream=upstream)
+        yield Case(refresh, code, upstream=upstream)
+    yield Case(refresh, "audit_unavailable", without_a_log)
 
 
 def openai_error(status: int, code: str) -> httpx.Response:

@@ -438,6 +438,8 @@ async def test_every_route_asks_for_a_caller_or_is_named_public(
                 "/admin/api/keys",
                 "/admin/api/keys/{id}/revoke",
                 "/admin/api/keys/{id}/rotate",
+                "/admin/api/models",
+                "/admin/api/models/refresh",
                 "/admin/api/users/{id}/reset-link",
             },
         ),

@@ -133,6 +133,8 @@ class Event:
     profile: str | None = None
     model_asked: str | None = None
     model_used: str | None = None
+    shutdown_before: str | None = None  # YYYY-MM-DD, of the model that is the target
+    shutdown_after: str | None = None
     transcription_model: str | None = None
     language: str | None = None
     ttl_seconds: int | None = None

@@ -8,7 +8,7 @@ import typer
 from app.base.db import DatabaseFault
 from app.base.errors import Problem
 from app.base.keys import SecretFault
-from app.cli import audit, keys, operating, serving, users
+from app.cli import audit, keys, models, operating, serving, users
 from app.identity.sign_in import GrantRefused
 from app.minting.profiles import ProfilesFault
 from app.settings import SettingsFault
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(serving.commands)
 app.add_typer(operating.commands)
+app.add_typer(models.commands)
 app.add_typer(users.commands, name="users")
 app.add_typer(keys.commands, name="keys")
 app.add_typer(audit.commands, name="audit")
