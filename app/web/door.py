@@ -49,7 +49,7 @@ _MAX_LOGGED_PATH = 200
 _SECONDS_BETWEEN_MANY = 1.0
 _SANDBOX = "/sandbox/"
 # What begins like a secret would stand in the audit log for ever, so it gets a name of ours.
-_REQUEST_ID = re.compile(rb"(?!ek_|sk-|rtk_|rtr_|rts_|eyJ)[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = re.compile(rb"(?!ek_|sk-|rtc_|rtk_|rtr_|rts_|eyJ)[A-Za-z0-9._-]{1,64}")
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})  # what they carry has no meaning: nobody reads it
