@@ -24,7 +24,7 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
-from app.web import audit, auth, docs, health, keys, passwords, realtime
+from app.web import audit, auth, docs, health, keys, passwords, realtime, users
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
@@ -60,7 +60,7 @@ one of your own, up to 64 letters, digits, `.`, `_` or `-`, and it is kept.
 TAGS = [
     {"name": "Realtime", "description": "Tokens, and what they can be bound to"},
     {"name": "Sign-in", "description": "Access tokens for accounts of this service"},
-    {"name": "Administration", "description": "What admins may do"},
+    {"name": "Users", "description": "Accounts, roles and who may act; for admins"},
     {"name": "Audit", "description": "Who got which token, when and from where; refusals too"},
     {"name": "Service keys", "description": "Credentials of backends; for admins"},
     {"name": "Operation", "description": "For load balancers and operators"},
@@ -124,6 +124,7 @@ def create_app(
         passwords.router,
         audit.router,
         keys.router,
+        users.router,
         health.router,
         docs.router,
         error_pages(public_url=settings.public_url),

@@ -9,6 +9,7 @@ from app.audit.log import Log
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
 from app.base.errors import Conflict, InvalidToken, NotFound
+from app.base.ids import is_id
 from app.identity import refresh_tokens
 from app.identity.access_tokens import AccessTokens
 from app.identity.acts import act
@@ -111,6 +112,8 @@ class SignOut:
             NotFound: No account has this id.
             AuditUnavailable: It cannot be written down; all of them go on.
         """
+        if not is_id(user_id, "usr"):  # PostgreSQL would not take every text, such as a NUL
+            raise NotFound("No account has this id.")
         known = sa.select(users.c.id).where(users.c.id == user_id)
 
         def revoke(tx: sa.Connection) -> None:

@@ -147,7 +147,7 @@ async def reset_password(
     "/admin/api/users/{id}/reset-link",
     operation_id="makeResetLink",
     summary="Make a link to set a user's password",
-    tags=["Administration"],
+    tags=["Users"],
     responses={
         **success(
             "The link, shown this once. Give it to the user over a way that nobody else reads.",
