@@ -25,6 +25,7 @@ from app.runtime import (
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
 from app.web import audit, auth, docs, health, keys, passwords, realtime, users
+from app.web.admin.pages import install_admin_pages
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
@@ -135,6 +136,7 @@ def create_app(
         app.include_router(metrics_page(settings.metrics_token))
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
+    install_admin_pages(app)
     install_problem_handlers(app, public_url=settings.public_url)
     docs.complete_description(app, public_url=settings.public_url)
     return app

@@ -1,6 +1,6 @@
 """Everybody whom the service knows: its own accounts, and the users of other issuers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -132,6 +132,14 @@ class Directory:
         if row is None:
             raise NotFound("Nobody has this id.")
         return Person.of(row)
+
+    async def names(self, ids: Collection[str]) -> dict[str, str]:
+        """Return how those of *ids* who are known are called."""
+        c = _EVERYBODY.c
+        wanted = sa.select(c.id, c.name).where(c.id.in_(ids))
+        return {
+            row.id: row.name for row in await self._database.read(lambda tx: [*tx.execute(wanted)])
+        }
 
     async def disable(self, user_id: str, *, by: By) -> Person:
         """Stop a user: no mint that begins later succeeds, and their sign-ins end.

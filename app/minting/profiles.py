@@ -46,7 +46,7 @@ from app.minting.session_members import (
 from app.minting.session_shape import VOICES, faults
 from app.settings import Settings
 
-__all__ = ["PlannedSession", "Profile", "Profiles", "ProfilesFault", "Wish"]
+__all__ = ["Binding", "PlannedSession", "Profile", "Profiles", "ProfilesFault", "Wish"]
 
 Resolver: TypeAlias = Callable[..., Resolved]
 """``resolve``, with the catalogue and what the operator wants already filled in."""
@@ -124,6 +124,32 @@ class PlannedSession:
     notices: tuple[Notice, ...]
     config_digest: str
     """SHA-256 of ``session`` as compact JSON with sorted keys, in UTF-8; hex."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What the tokens of a profile are bound to on one day."""
+
+    profile: Profile
+    session: Json
+    """As OpenAI gets it, but for the {variables}; as it was written where *refusal* says why."""
+
+    transports: tuple[Transport, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    refusal: str = ""
+    """Why it mints nothing; empty when it does."""
+
+    @property
+    def model(self) -> str:
+        """The model that answers; of a transcription the one that transcribes."""
+        path = _models_of(self.session)[0][0]
+        return str(member(self.session, path))
+
+    @property
+    def transcription_model(self) -> str | None:
+        """The model that transcribes, if one does."""
+        model: str | None = member(self.session, (*TRANSCRIPTION, "model"))
+        return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +310,19 @@ class Profiles:
                     if notice.model and notice.sunset:
                         left[notice.model] = (notice.sunset - today).days
         return left
+
+    def bindings(self, today: date) -> list[Binding]:
+        """Return for each profile what a token is bound to today, variables left open."""
+        found = []
+        for profile in self._profiles.values():
+            try:
+                plan = self._plan_for(profile, today)
+            except ModelRetired as refusal:
+                found.append(Binding(profile, dict(profile.session), refusal=refusal.detail))
+            else:
+                session = json.loads(plan.session_json)
+                found.append(Binding(profile, session, plan.transports, plan.notices))
+        return found
 
     def _plan_for(self, profile: Profile, today: date) -> _Plan:
         if today != self._planned_on:
