@@ -87,7 +87,7 @@ def shown(
     return HTMLResponse(text, status, HEADERS | dict(headers or {}))
 
 
-def page(public_url: str, template: str, **facts: Any) -> str:
+def page(public_url: str, template: str, /, **facts: Any) -> str:
     """Return the text of a page.
 
     Args:
