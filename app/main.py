@@ -24,7 +24,8 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
-from app.web import audit, auth, docs, health, keys, models, passwords, realtime
+from app.web import audit, auth, docs, health, keys, models, passwords, realtime, users
+from app.web.admin.pages import install_admin_pages
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
@@ -60,7 +61,7 @@ one of your own, up to 64 letters, digits, `.`, `_` or `-`, and it is kept.
 TAGS = [
     {"name": "Realtime", "description": "Tokens, and what they can be bound to"},
     {"name": "Sign-in", "description": "Access tokens for accounts of this service"},
-    {"name": "Administration", "description": "What admins may do"},
+    {"name": "Users", "description": "Accounts, roles and who may act; for admins"},
     {"name": "Audit", "description": "Who got which token, when and from where; refusals too"},
     {"name": "Service keys", "description": "Credentials of backends; for admins"},
     {"name": "Operation", "description": "For load balancers and operators"},
@@ -125,6 +126,7 @@ def create_app(
         audit.router,
         keys.router,
         models.router,
+        users.router,
         health.router,
         docs.router,
         error_pages(public_url=settings.public_url),
@@ -135,6 +137,7 @@ def create_app(
         app.include_router(metrics_page(settings.metrics_token))
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
+    install_admin_pages(app)
     install_problem_handlers(app, public_url=settings.public_url)
     docs.complete_description(app, public_url=settings.public_url)
     return app

@@ -22,7 +22,9 @@ from app.base.limits import Limits, MemoryWindows, Windows
 from app.base.metrics import Metrics
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
+from app.identity.browser_sign_ins import BrowserSignIns
 from app.identity.callers import Callers
+from app.identity.directory import Directory
 from app.identity.end_users import EndUsers
 from app.identity.external_tokens import ExternalTokens
 from app.identity.external_users import ExternalUsers
@@ -79,6 +81,8 @@ class Runtime:
     password_changes: PasswordChanges
     sign_in: SignIn
     sign_out: SignOut
+    browser_sign_ins: BrowserSignIns
+    directory: Directory
     profiles: Profiles
     models: ModelWatch
     openai: OpenAI
@@ -226,6 +230,31 @@ async def open_runtime(
         service_keys = ServiceKeys(database=database, environment=settings.environment, clock=clock)
         external_users = ExternalUsers(database=database, log=log, clock=clock)
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
+        callers = Callers(
+            access_tokens=access_tokens,
+            external=(ExternalTokens(issuers, clock=clock), external_users) if issuers else None,
+            bad_credentials=BadCredentials(
+                limits, per_minute=settings.bad_credentials_per_address_per_minute, clock=clock
+            ),
+            service_keys=service_keys,
+            end_users=end_users(secret),
+            database=database,
+            denials=denials,
+            clock=clock,
+        )
+        sign_in = SignIn(
+            users=users,
+            passwords=passwords,
+            access_tokens=access_tokens,
+            sign_out=sign_out,
+            guesses=guesses,
+            lifetime=timedelta(seconds=settings.sign_in_lifetime_seconds),
+            idle=timedelta(seconds=settings.refresh_token_idle_seconds),
+            database=database,
+            log=log,
+            denials=denials,
+            clock=clock,
+        )
         yield Runtime(
             settings=settings,
             clock=clock,
@@ -234,20 +263,7 @@ async def open_runtime(
             log=log,
             denials=denials,
             access_tokens=access_tokens,
-            callers=Callers(
-                access_tokens=access_tokens,
-                external=(ExternalTokens(issuers, clock=clock), external_users)
-                if issuers
-                else None,
-                bad_credentials=BadCredentials(
-                    limits, per_minute=settings.bad_credentials_per_address_per_minute, clock=clock
-                ),
-                service_keys=service_keys,
-                end_users=end_users(secret),
-                database=database,
-                denials=denials,
-                clock=clock,
-            ),
+            callers=callers,
             key_ring=KeyRing(
                 recogniser=service_keys,
                 environment=settings.environment,
@@ -270,20 +286,20 @@ async def open_runtime(
                 denials=denials,
                 clock=clock,
             ),
-            sign_in=SignIn(
-                users=users,
+            sign_in=sign_in,
+            sign_out=sign_out,
+            browser_sign_ins=BrowserSignIns(
+                sign_in=sign_in,
+                callers=callers,
                 passwords=passwords,
-                access_tokens=access_tokens,
-                sign_out=sign_out,
                 guesses=guesses,
-                lifetime=timedelta(seconds=settings.sign_in_lifetime_seconds),
-                idle=timedelta(seconds=settings.refresh_token_idle_seconds),
+                form_key=derive_key(secret, "form-token"),
                 database=database,
                 log=log,
                 denials=denials,
                 clock=clock,
             ),
-            sign_out=sign_out,
+            directory=Directory(database=database, users=users, external_users=external_users),
             profiles=profiles,
             models=models,
             openai=openai,

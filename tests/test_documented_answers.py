@@ -58,6 +58,7 @@ NOWHERE = "http://127.0.0.1:9/realms/nowhere"  # nobody serves the port of the d
 REFRESH_TOKEN = "rtr_" + "a" * 43
 KEY = {"name": "a backend", "scopes": ["mint:on-behalf"]}
 KEY_VERBS = ("create", "revoke", "rotate")
+USER = {"email": "bob@example.com", "role": "auditor"}
 RESET_TOKEN = "rts_" + "a" * 43
 NEW_PASSWORD = "violin harbour seventeen plums"
 NO_BAD_CREDENTIALS = {"bad_credentials_per_address_per_minute": 1}
@@ -234,6 +235,11 @@ async def about_somebody_disabled(stage: Stage) -> dict[str, str]:
     return await stage.bearer()
 
 
+async def about_ada(stage: Stage) -> dict[str, str]:
+    stage.named = stage.ada.id
+    return await stage.bearer()
+
+
 async def about_ada_without_a_log(stage: Stage) -> dict[str, str]:
     stage.named = stage.ada.id
     return await without_a_log(stage)
@@ -302,6 +308,7 @@ def cases() -> Iterator[Case]:
     yield Case(search, "invalid_request", send={"params": {"limit": "0"}})
     yield Case(show, "not_found")
     yield from key_cases()
+    yield from user_cases()
 
 
 def key_cases() -> Iterator[Case]:
@@ -314,6 +321,28 @@ def key_cases() -> Iterator[Case]:
     yield Case(revoke, "not_found")
     yield Case(rotate, "not_found")
     yield Case(rotate, "conflict", rotated)
+
+
+def user_cases() -> Iterator[Case]:
+    """The refusals of what admins do to users."""
+    find, add, role, disable = (
+        OPERATIONS[name] for name in ("listUsers", "addUser", "setUserRole", "disableUser")
+    )
+    yield Case(find, "invalid_cursor", send={"params": {"cursor": "made-up"}})
+    yield Case(find, "invalid_request", send={"params": {"limit": "0"}})
+    yield Case(add, "invalid_request", send={"json": USER | {"email": "nobody"}})
+    yield Case(add, "conflict", send={"json": USER | {"email": EMAIL}})
+    yield Case(add, "audit_unavailable", without_a_log, {"json": USER})
+    yield Case(add, "overloaded", signed_in_busy_with_passwords, {"json": USER})
+    yield Case(role, "invalid_request", send={"json": {"role": "root"}})
+    yield Case(role, "conflict", about_ada, {"json": {"role": "user"}})
+    yield Case(disable, "conflict", about_ada)
+    for name in ("getUser", "setUserRole", "disableUser", "enableUser", "signUserOut"):
+        operation = OPERATIONS[name]
+        sent = {"json": {"role": "user"}} if operation is role else {}
+        yield Case(operation, "not_found", send=sent)
+        if operation.method == "post":
+            yield Case(operation, "audit_unavailable", about_ada_without_a_log, sent)
 
 
 def minting_cases() -> Iterator[Case]:
@@ -440,8 +469,9 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
     async with staging() as stage:
         minted = await stage.client.post("/realtime/token", headers=await stage.bearer())
         known = minted.json()["id"] if "audit" in operation.path else stage.named
-        if "/users/" in operation.path:
-            known = stage.ada.id
+        if "/users/" in operation.path:  # not Ada, for she is the last admin
+            new = {"role": "user", "password": PASSWORD}
+            known = (await stage.runtime.users.add("eve@example.com", by=OPERATOR, **new)).id
         elif "/keys/" in operation.path:
             known = stage.key.key.id
         path = operation.path.replace("{id}", known)
@@ -451,7 +481,9 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
             headers = await stage.bearer(frozenset(operation.scopes or ["mint"]))
         form = {"signIn": FORM, "signOut": {"token": REFRESH_TOKEN}}.get(operation.id)
         wish = {
+            "addUser": USER,
             "createServiceKey": KEY,
+            "setUserRole": {"role": "auditor"},
             "changePassword": {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD},
             "resetPassword": {"token": RESET_TOKEN, "password": NEW_PASSWORD},
         }.get(operation.id)

@@ -36,6 +36,7 @@ from app.base.errors import (
 )
 from app.base.ids import new_id
 from app.settings import Network, Settings
+from app.web.admin.problem_page import is_page
 from app.web.client_address import client_address
 from app.web.problems import FORM_PATHS, problem_response
 from app.web.shortcut import ONE_OF_MANY, Shortcut
@@ -49,7 +50,7 @@ _MAX_LOGGED_PATH = 200
 _SECONDS_BETWEEN_MANY = 1.0
 _SANDBOX = "/sandbox/"
 # What begins like a secret would stand in the audit log for ever, so it gets a name of ours.
-_REQUEST_ID = re.compile(rb"(?!ek_|sk-|rtk_|rtr_|rts_|eyJ)[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = re.compile(rb"(?!ek_|sk-|rtc_|rtk_|rtr_|rts_|eyJ)[A-Za-z0-9._-]{1,64}")
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})  # what they carry has no meaning: nobody reads it
@@ -280,7 +281,7 @@ def _check_media_type(headers: Headers, path: str) -> None:
     Raises:
         UnsupportedMediaType: It is something else, or does not say what it is.
     """
-    expected = _FORM if path in FORM_PATHS else _JSON
+    expected = _FORM if path in FORM_PATHS or is_page(path) else _JSON
     media_type, *parameters = headers.get("content-type", "").lower().split(";")
     charsets = [
         value.strip(' "')
