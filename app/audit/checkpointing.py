@@ -150,9 +150,8 @@ class Checkpoints:
             lambda tx: (checkpoints.head_of(tx), checkpoints.log_name(tx))
         )
         newest = await self.newest()
-        at = max(
-            to_unix_microseconds(self._clock()), *(one.at + 1 for one in (last, newest) if one)
-        )
+        earlier = [one.at + 1 for one in (last, newest) if one is not None]
+        at = max([to_unix_microseconds(self._clock()), *earlier])
         accepted = self._signer.sign("accepted", log, head, at=at)
         event = Event(
             action="audit_log.accept_rollback",

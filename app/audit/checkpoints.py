@@ -145,6 +145,11 @@ class Checkpoint:
         return json.dumps(members, separators=(",", ":"))
 
     @property
+    def head(self) -> chain.Head:
+        """The row that it speaks of."""
+        return chain.Head(self.seq, self.row_hash)
+
+    @property
     def when(self) -> str:
         """When it was signed, for a message."""
         return f"{from_unix_microseconds(self.at):%Y-%m-%d %H:%M:%S} UTC"

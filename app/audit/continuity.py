@@ -47,7 +47,7 @@ class Continuity:
         self._authority = Authority(*([key] if key else []))
         self.known = Known()
         if newest is not None:
-            self.known = Known(chain.Head(newest.seq, newest.row_hash), at=newest.at)
+            self.known = Known(newest.head, at=newest.at)
         self.fault: str | None = None
         """Why nothing is written; None while the database has what is known."""
         self._logger = structlog.get_logger(__name__)
@@ -85,7 +85,7 @@ class Continuity:
             except Unreadable:
                 continue
             if self._authority.fault(one) is None:
-                self.known = Known(chain.Head(one.seq, one.row_hash), at=one.at)
+                self.known = Known(one.head, at=one.at)
                 self._set_fault(None)
                 return
         self._set_fault(

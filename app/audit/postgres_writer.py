@@ -172,14 +172,15 @@ class PostgresWriter(Writer):
     # Changes of other tables --------------------------------------------------------------------
 
     async def _write_change(self, item: Item) -> None:
-        changed = False  # from here on a fault is one of the log, whatever it is
+        changing = False  # only then is a fault not one of the log
         try:
             async with asyncio.timeout(PATIENCE_SECONDS), self._database.changing() as core:
                 driver = (await core.get_raw_connection()).driver_connection
                 assert isinstance(driver, asyncpg.Connection)  # noqa: S101 - SQLAlchemy says Any
                 await self._see_that_all_is_there(driver)  # the pool may have connected anew
+                changing = True
                 item.result = await core.run_sync(item.change) if item.change else None
-                changed = True
+                changing = False
                 rows = [self._scribe.write_out(event) for event in item.events]
                 await core.execute(
                     sa.text("SELECT set_config('audit.pending', :rows, true)"),
@@ -193,7 +194,7 @@ class PostgresWriter(Writer):
         except asyncpg.UniqueViolationError:
             item.fault = AlreadyRecorded("the attempt has its outcome already")
         except Exception as error:  # noqa: BLE001 - what the change raised is the caller's
-            if changed or isinstance(error, RolledBack) or self._database.is_away(error):
+            if not changing or self._database.is_away(error):
                 self._unavailable(error, [item])
             else:
                 item.fault = error

@@ -122,7 +122,7 @@ class Pruning:
     def _start(self, tx: sa.Connection) -> chain.Head:
         """Return the row behind which the log begins."""
         pruned = checkpoints.newest(tx, self._signer.public_key, "pruned")
-        return chain.Head(pruned.seq, pruned.row_hash) if pruned else chain.BEGINNING
+        return pruned.head if pruned else chain.BEGINNING
 
     async def _export(self, path: Path, start: chain.Head, last: int) -> chain.Head:
         """Write the rows down, and see that the file proves what it has to."""

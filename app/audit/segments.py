@@ -114,7 +114,7 @@ class Exporter:
         key = self._signer.public_key
         accepted = checkpoints.newest(tx, key, "accepted")
         pruned = checkpoints.newest(tx, key, "pruned")
-        start = chain.Head(pruned.seq, pruned.row_hash) if pruned else chain.BEGINNING
+        start = pruned.head if pruned else chain.BEGINNING
         head = checkpoints.head_of(tx)
         end = head.seq if last is None else min(last, head.seq)
         if first is not None and first > start.seq + 1:
@@ -224,7 +224,7 @@ class FileVerification:
             authority = Authority(self._key)
             if fault := authority.fault(one):
                 raise Unreadable(f"holds a checkpoint {fault}")
-            self._walk = chain.Walk(chain.Head(one.seq, one.row_hash))
+            self._walk = chain.Walk(one.head)
             self._signatures = Signatures(Authority(self._key, log=one.log), self._report)
             return
         head = self._walk.head

@@ -168,7 +168,7 @@ class SqliteWriter(Writer):
         ).fetchone()
         head = chain.Head(*row) if row else chain.BEGINNING
         known = self._continuity.known.head
-        if head != known:
+        if head != known or self._continuity.fault is not None:
             wanted = "SELECT row_hash FROM audit_events WHERE seq = ?"
             row = driver.execute(wanted, (known.seq,)).fetchone()
             if not self._continuity.confirm(row[0] if row else None):

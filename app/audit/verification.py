@@ -167,7 +167,7 @@ class Verification:
             if one := checkpoints.newest(tx, key, "accepted"):
                 accepted = max(accepted, one.at)
             if (one := checkpoints.newest(tx, key, "pruned")) and one.seq > start.seq:
-                start = chain.Head(one.seq, one.row_hash)
+                start = one.head
         return Bounds(
             log=checkpoints.log_name(tx),
             start=start,

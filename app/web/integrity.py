@@ -10,6 +10,7 @@ from app.audit.checkpoints import Checkpoint, Kind, PublicKey
 from app.audit.verifications import Run, Verdict
 from app.base.clock import from_unix_microseconds, to_unix_microseconds
 from app.base.errors import AuditUnavailable, Conflict, FieldError, InvalidRequest, NotFound
+from app.runtime import Runtime
 from app.web.audit import Instant
 from app.web.callers import Admin, Auditor, RuntimeDep
 from app.web.problems import problem_responses
@@ -262,7 +263,7 @@ async def get_latest_checkpoint(
     responses=success("The public key, in two forms.", example=_EXAMPLE_KEY),
 )
 async def get_checkpoint_key(_: Auditor, runtime: RuntimeDep) -> PublicKeyResponse:
-    """Show the public key by which checkpoints and exported files are verified. Keep it elsewhere."""
+    """Show the key that verifies checkpoints and exported files. Keep it elsewhere."""
     return PublicKeyResponse.of(runtime.checkpoints.public_key)
 
 
@@ -297,7 +298,7 @@ async def start_verification(caller: Admin, runtime: RuntimeDep) -> Verification
     return await _shown(runtime)
 
 
-async def _shown(runtime: RuntimeDep) -> VerificationResponse:
+async def _shown(runtime: Runtime) -> VerificationResponse:
     current = runtime.verifications.current
     last = await runtime.verifications.last()
     return VerificationResponse(
