@@ -16,7 +16,7 @@ from app.audit import chain, checkpoints
 from app.audit.checkpoints import Checkpoint, Signer, audit_checkpoints
 from app.audit.events import Event, audit_events, audit_personal
 from app.audit.log import Log
-from app.audit.segments import Exporter, FileVerification, new_file
+from app.audit.segments import Exported, Exporter, FileVerification, new_file
 from app.audit.stored import last_before
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
@@ -49,13 +49,23 @@ class Pruning:
         log: Where it is written down.
         signer: Signs the files, and the mark from which the log goes on.
         clock: Tells how old rows are.
+        segment_rows: Rows of a segment at the most.
     """
 
-    def __init__(self, *, database: Database, log: Log, signer: Signer, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        log: Log,
+        signer: Signer,
+        clock: Clock,
+        segment_rows: int = SEGMENT_ROWS,
+    ) -> None:
         self._database = database
         self._log = log
         self._signer = signer
         self._clock = clock
+        self._segment_rows = segment_rows
         self._exporter = Exporter(database, signer=signer, clock=clock)
 
     async def last_before(self, at: int) -> int:
@@ -102,7 +112,7 @@ class Pruning:
 
     async def _prune_one(self, up_to: int, folder: Path, *, by: str) -> Segment | None:
         start = await self._database.read(self._start)
-        last = min(up_to, start.seq + SEGMENT_ROWS)
+        last = min(up_to, start.seq + self._segment_rows)
         if last <= start.seq:
             return None
         path = folder / f"audit-{start.seq + 1:012}-{last:012}.jsonl"
@@ -125,21 +135,34 @@ class Pruning:
         return pruned.head if pruned else chain.BEGINNING
 
     async def _export(self, path: Path, start: chain.Head, last: int) -> chain.Head:
-        """Write the rows down, and see that the file proves what it has to."""
+        """Write the rows down, see that the file proves what it has to, and return the last."""
         draft = path.with_name(f"{path.name}.new")
         draft.unlink(missing_ok=True)  # of a run that was ended
-        with new_file(draft) as file:
-            exported = await self._exporter.write(file, first=start.seq + 1, last=last)
-        verified = FileVerification(self._signer.public_key)
-        with draft.open("rb") as lines:
-            await asyncio.to_thread(verified.run, lines)
-        if exported.faults or verified.faults:
-            [fault, *_] = [*exported.faults, *verified.faults]
-            raise CannotPrune(f"row {fault.seq}: {fault.what}; nothing was taken out from here on")
-        if verified.rows_checked != exported.end.seq - start.seq:
-            raise CannotPrune(f"{draft} does not hold what the log holds")
-        draft.replace(path)
+        try:
+            with new_file(draft) as file:
+                exported = await self._exporter.write(file, first=start.seq + 1, last=last)
+            await asyncio.to_thread(self._keep, draft, path, exported)
+        finally:
+            draft.unlink(missing_ok=True)
         return exported.end
+
+    def _keep(self, draft: Path, path: Path, exported: Exported) -> None:
+        """Give the *draft* its name, if it proves what it has to."""
+        verified = self._verified(draft)
+        for fault in [*exported.faults, *verified.faults][:1]:
+            raise CannotPrune(f"row {fault.seq}: {fault.what}; no more was taken out")
+        if verified.rows_checked != exported.end.seq - exported.start.seq:
+            raise CannotPrune(f"{draft} does not hold what the log holds")
+        # One may be there, of a run that was ended between the file and the log.
+        if path.exists() and self._verified(path).head != verified.head:
+            raise CannotPrune(f"{path} is there and holds other rows; move it away")
+        draft.replace(path)
+
+    def _verified(self, path: Path) -> FileVerification:
+        walk = FileVerification(self._signer.public_key)
+        with path.open("rb") as lines:
+            walk.run(lines)
+        return walk
 
     def _take_out(self, tx: sa.Connection, *, start: chain.Head, end: chain.Head) -> None:
         """Delete what was exported, in the transaction of the row that tells of it."""

@@ -1,10 +1,10 @@
 """How long things are kept: personal data for so many days, rows for so many more."""
 
 import json
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
@@ -33,8 +33,7 @@ class _Taken(Exception):
     """Another instance has done it meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """How many days what is kept; None for ever."""
 
     personal_days: int | None

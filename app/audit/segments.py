@@ -186,9 +186,14 @@ class FileVerification:
         self.fault_count = 0
 
     @property
-    def last(self) -> int | None:
-        """Seq of the last row; None when there is none."""
-        return self._walk.head.seq if self._walk else None
+    def head(self) -> chain.Head | None:
+        """The last row; None before the first line was understood."""
+        return self._walk.head if self._walk else None
+
+    @property
+    def last(self) -> int:
+        """Seq of the last row."""
+        return self.head.seq if self.head else 0
 
     def run(self, lines: Iterable[bytes]) -> None:
         """Look at every one of the *lines*; afterwards `faults` has what is amiss."""
@@ -197,9 +202,9 @@ class FileVerification:
             try:
                 self._look_at(line, number)
             except Unreadable as fault:
-                self._report(Fault(self.last or 0, f"line {number} {fault}"))
+                self._report(Fault(self.last, f"line {number} {fault}"))
         if self.closing is None:
-            self._report(Fault((self.last or 0) + 1, "the file does not end as it was written"))
+            self._report(Fault(self.last + 1, "the file does not end as it was written"))
 
     def _report(self, fault: Fault) -> None:
         self.fault_count += 1
