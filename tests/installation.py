@@ -59,7 +59,7 @@ class Installation:
         return walk
 
     async def faults(self) -> list[Fault]:
-        return (await self.verify()).faults
+        return (await self.verify()).findings.faults
 
     async def export(self, path: Path, **options: Any) -> list[bytes]:
         exporter = Exporter(self.database, signer=self.signer, clock=self.clock)
@@ -70,7 +70,7 @@ class Installation:
     def faults_of_file(self, lines: list[bytes]) -> list[Fault]:
         walk = FileVerification(self.signer.public_key)
         walk.run(lines)
-        return walk.faults
+        return walk.findings.faults
 
     async def attack(self, act: Callable[[sa.Connection], object]) -> None:
         """Act on the tables past their triggers, and put these back as if nothing had been."""

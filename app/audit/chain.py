@@ -84,21 +84,21 @@ class Walk:
         self.head = start
 
     def feed(self, rows: Iterable[Row]) -> Iterator[Fault]:
-        """Go on along these *rows*."""
-        expected, previous = self.head.seq + 1, self.head.row_hash
+        """Go on along these *rows*; `head` is the last of them when all faults were taken."""
+        last, previous = self.head
         for row in rows:
-            if row.seq < expected:
+            if row.seq <= last:
                 yield Fault(row.seq, "added: there is no place for it")
                 continue
-            if row.seq > expected:
-                last = row.seq - 1
-                yield Fault(expected, "missing" if last == expected else f"missing, up to {last}")
+            if row.seq != last + 1:
+                gap = "missing" if row.seq == last + 2 else f"missing, up to {row.seq - 1}"
+                yield Fault(last + 1, gap)
             elif not _is_hashed(row, previous):
                 yield Fault(row.seq, "changed: not the text, time and place that were hashed")
             if row.salt is not None and not _keeps_its_promise(row):
                 yield Fault(row.seq, "personal data changed: not what the row committed to")
-            self.head = row.head
-            expected, previous = row.seq + 1, row.row_hash
+            last, previous = row.seq, row.row_hash
+        self.head = Head(last, previous)
 
 
 def faults(rows: Iterable[Row]) -> Iterator[Fault]:

@@ -149,7 +149,7 @@ class Pruning:
     def _keep(self, draft: Path, path: Path, exported: Exported) -> None:
         """Give the *draft* its name, if it proves what it has to."""
         verified = self._verified(draft)
-        for fault in [*exported.faults, *verified.faults][:1]:
+        for fault in [*exported.findings.faults, *verified.findings.faults][:1]:
             raise CannotPrune(f"row {fault.seq}: {fault.what}; no more was taken out")
         if verified.rows_checked != exported.end.seq - exported.start.seq:
             raise CannotPrune(f"{draft} does not hold what the log holds")

@@ -22,7 +22,7 @@ from app.audit.chain import Fault
 from app.audit.checkpoints import Authority, Checkpoint, PublicKey, Signer, Unreadable
 from app.audit.events import audit_events
 from app.audit.stored import Chunk, read_chunk
-from app.audit.verification import MOST_FAULTS, Signatures
+from app.audit.verification import Findings, Signatures
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
 
@@ -37,7 +37,7 @@ class Exported:
 
     start: chain.Head  # before the first row
     end: chain.Head  # the last row
-    faults: list[Fault]  # the first of them
+    findings: Findings
 
 
 class Exporter:
@@ -82,9 +82,9 @@ class Exporter:
         log, accepted, start, end = await self._database.read(
             partial(self._range, first=first, last=last)
         )
-        faults: list[Fault] = []
+        findings = Findings()
         walk = chain.Walk(start)
-        signatures = Signatures(Authority(self._signer.public_key, log=log), faults.append)
+        signatures = Signatures(Authority(self._signer.public_key, log=log), findings)
         opening = self._signer.sign("exported", log, start, at=self._now())
         file.write(f"{opening.line}\n".encode())
         while walk.head.seq < end:
@@ -92,7 +92,8 @@ class Exporter:
             rows = [row for row in chunk.rows if row.seq <= end]
             if not rows:
                 break
-            faults += walk.feed(rows)
+            for fault in walk.feed(rows):
+                findings.add(fault)
             said = _by_seq(chunk, since=accepted)
             for row in rows:
                 file.write(_line_of(row, personal=personal))
@@ -102,7 +103,7 @@ class Exporter:
             progress(walk.head.seq - start.seq, end - start.seq)
         closing = self._signer.sign("exported", log, walk.head, at=self._now())
         file.write(f"{closing.line}\n".encode())
-        return Exported(start, walk.head, faults[:MOST_FAULTS])
+        return Exported(start, walk.head, findings)
 
     def _now(self) -> int:
         return to_unix_microseconds(self._clock())
@@ -181,9 +182,7 @@ class FileVerification:
         self.first: int | None = None
         self.rows_checked = 0
         self.checkpoints_checked = 0
-        self.faults: list[Fault] = []
-        """The first of them, in the order of the file."""
-        self.fault_count = 0
+        self.findings = Findings()
 
     @property
     def head(self) -> chain.Head | None:
@@ -196,20 +195,15 @@ class FileVerification:
         return self.head.seq if self.head else 0
 
     def run(self, lines: Iterable[bytes]) -> None:
-        """Look at every one of the *lines*; afterwards `faults` has what is amiss."""
+        """Look at every one of the *lines*; afterwards `findings` has what is amiss."""
         for number, line in enumerate(lines, start=1):
             self.closing = None
             try:
                 self._look_at(line, number)
             except Unreadable as fault:
-                self._report(Fault(self.last, f"line {number} {fault}"))
+                self.findings.add(Fault(self.last, f"line {number} {fault}"))
         if self.closing is None:
-            self._report(Fault(self.last + 1, "the file does not end as it was written"))
-
-    def _report(self, fault: Fault) -> None:
-        self.fault_count += 1
-        if len(self.faults) < MOST_FAULTS:
-            self.faults.append(fault)
+            self.findings.add(Fault(self.last + 1, "the file does not end as it was written"))
 
     def _look_at(self, line: bytes, number: int) -> None:
         try:
@@ -230,11 +224,11 @@ class FileVerification:
             if fault := authority.fault(one):
                 raise Unreadable(f"holds a checkpoint {fault}")
             self._walk = chain.Walk(one.head)
-            self._signatures = Signatures(Authority(self._key, log=one.log), self._report)
+            self._signatures = Signatures(Authority(self._key, log=one.log), self.findings)
             return
         head = self._walk.head
         if one.seq > head.seq:
-            self._report(Fault(head.seq + 1, f"missing, up to {one.seq}, by line {number}"))
+            self.findings.add(Fault(head.seq + 1, f"missing, up to {one.seq}, by line {number}"))
             return
         found = head.row_hash if one.seq == head.seq else None
         good = self._signatures.compare(one, found, source=f"line {number}")
@@ -255,7 +249,7 @@ class FileVerification:
         except (TypeError, KeyError, ValueError, AttributeError):
             raise Unreadable("is neither a row nor a checkpoint") from None
         for fault in walk.feed([row]):
-            self._report(fault)
+            self.findings.add(fault)
         if self.first is None:
             self.first = row.seq
         self.rows_checked += 1

@@ -29,7 +29,19 @@ MOST_FAULTS = 100
 
 LINES_AT_ONCE = 500
 
-Report = Callable[[Fault], None]
+
+class Findings:
+    """What is amiss: the first of it by name, all of it by number."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.count = 0
+
+    def add(self, fault: Fault) -> None:
+        """Take note of a *fault*."""
+        self.count += 1
+        if len(self.faults) < MOST_FAULTS:
+            self.faults.append(fault)
 
 
 class _PrunedMeanwhile(Exception):
@@ -41,12 +53,12 @@ class Signatures:
 
     Args:
         authority: Tells whose signatures are good.
-        report: Takes each fault.
+        findings: Takes each fault.
     """
 
-    def __init__(self, authority: Authority, report: Report) -> None:
+    def __init__(self, authority: Authority, findings: Findings) -> None:
         self._authority = authority
-        self._report = report
+        self._findings = findings
         self._confirmed = 0  # the last row that a good checkpoint speaks of as it is
         self._named = False  # that rows were rewritten: all that was signed later says so too
 
@@ -59,7 +71,7 @@ class Signatures:
             source: Where it was read.
         """
         if fault := self._authority.fault(one):
-            self._report(Fault(one.seq, f"{source}: a checkpoint of {one.when} is {fault}"))
+            self._findings.add(Fault(one.seq, f"{source}: a checkpoint of {one.when} is {fault}"))
             return False
         if found == one.row_hash:
             self._confirmed = max(self._confirmed, one.seq)
@@ -67,7 +79,9 @@ class Signatures:
             self._named = True
             since = min(self._confirmed + 1, one.seq)
             row = "it" if since == one.seq else f"it or a row since {since}"
-            self._report(Fault(one.seq, f"{row} was rewritten: not what was signed at {one.when}"))
+            self._findings.add(
+                Fault(one.seq, f"{row} was rewritten: not what was signed at {one.when}")
+            )
         return True
 
 
@@ -104,12 +118,10 @@ class Verification:
         self.rows_checked = 0
         self.total = 0
         self.checkpoints_checked = 0
-        self.faults: list[Fault] = []
-        """The first of them, in the order in which they were found."""
-        self.fault_count = 0
+        self.findings = Findings()
 
     async def run(self, progress: Callable[[], None] = lambda: None) -> None:
-        """Look at everything; afterwards `faults` has what is amiss.
+        """Look at everything; afterwards `findings` has what is amiss.
 
         Args:
             progress: Called for each chunk.
@@ -119,8 +131,8 @@ class Verification:
             OSError: The file cannot be read.
         """
         while True:
-            self.rows_checked = self.checkpoints_checked = self.fault_count = 0
-            self.faults, self._beyond = [], None
+            self.rows_checked = self.checkpoints_checked = 0
+            self.findings, self._beyond = Findings(), None
             try:
                 return await self._run(progress)
             except _PrunedMeanwhile:
@@ -132,19 +144,14 @@ class Verification:
         bounds = await self._database.read(partial(self._bounds, accepted=accepted, newest=newest))
         self.total = bounds.end - bounds.start.seq
         authority = Authority(*self._keys, log=bounds.log)
-        signatures = Signatures(authority, self._report)
+        signatures = Signatures(authority, self.findings)
         await self._walk(bounds, signatures, progress)
         await self._look_behind_the_end(bounds, signatures)
-        await self._compare_file(bounds, Signatures(authority, self._report), size)
+        await self._compare_file(bounds, Signatures(authority, self.findings), size)
         if self._beyond is not None:
             last = self._beyond
             what = f"missing, up to {last.seq} at least, as was signed at {last.when}"
-            self._report(Fault(bounds.end + 1, what))
-
-    def _report(self, fault: Fault) -> None:
-        self.fault_count += 1
-        if len(self.faults) < MOST_FAULTS:
-            self.faults.append(fault)
+            self.findings.add(Fault(bounds.end + 1, what))
 
     # From where to where ------------------------------------------------------------------------
 
@@ -193,7 +200,7 @@ class Verification:
         self, walk: chain.Walk, chunk: Chunk, bounds: Bounds, signatures: Signatures
     ) -> None:
         for fault in walk.feed(chunk.rows):
-            self._report(fault)
+            self.findings.add(fault)
         said = list(self._read(chunk.said, bounds))
         if said:
             hashes = {row.seq: row.row_hash for row in chunk.rows}
@@ -211,7 +218,7 @@ class Verification:
                 if one.row != dict(row._mapping):  # noqa: SLF001 - its documented name
                     raise Unreadable("does not say what the columns beside it say")  # noqa: TRY301 - the same fault
             except Unreadable as fault:
-                self._report(Fault(row.seq, f"database: a checkpoint {fault}"))
+                self.findings.add(Fault(row.seq, f"database: a checkpoint {fault}"))
                 continue
             yield one
 
@@ -247,7 +254,7 @@ class Verification:
         for number, one in lines:
             source = f"line {number} of {self._file.path.name}"
             if isinstance(one, Unreadable):
-                self._report(Fault(0, f"{source}: {one}"))
+                self.findings.add(Fault(0, f"{source}: {one}"))
             elif one.at >= bounds.since and one.seq > bounds.start.seq:
                 self.checkpoints_checked += 1
                 good = signatures.compare(one, hashes.get(one.seq), source=source)

@@ -37,7 +37,7 @@ class Run:
         """Whether everything is as it was written; None until that is known."""
         if self.finished_at is None or self.broken_off:
             return None
-        return self.walk.fault_count == 0
+        return self.walk.findings.count == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +120,13 @@ class Verifications:
             self._busy = False
         if run.broken_off:
             return
-        for fault in run.walk.faults:
+        for fault in run.walk.findings.faults:
             self._logger.error("audit_log_tampered_with", seq=fault.seq, what=fault.what)
         event = Event(
             action=_FINISHED,
             outcome="succeeded",
             reason=None if run.ok else "faults_found",
-            count=run.walk.fault_count,
+            count=run.walk.findings.count,
             **by,
         )
         with suppress(AuditUnavailable):  # whoever noticed has said so

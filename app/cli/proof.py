@@ -13,14 +13,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.audit.chain import Fault
 from app.audit.checkpoint_file import CheckpointFile
 from app.audit.checkpointing import Acceptance, Checkpoints
 from app.audit.checkpoints import PublicKey, Signer, Unreadable
 from app.audit.continuity import Continuity
 from app.audit.log import Scribe
 from app.audit.segments import Exported, Exporter, FileVerification, new_file
-from app.audit.verification import Verification
+from app.audit.verification import Findings, Verification
 from app.base.clock import system_clock, to_unix_microseconds
 from app.cli.terminal import command_settings, fail, in_runtime, open_database, out
 from app.identity.users import OPERATOR
@@ -45,12 +44,14 @@ def _read_key(path: Path) -> PublicKey:
         fail(f"{path} {fault}")
 
 
-def _fail_for(faults: Sequence[Fault], *, count: int, rows: int) -> None:
-    for fault in faults:
+def _fail_for(findings: Findings, *, rows: int) -> None:
+    """Name what is amiss, if anything is."""
+    for fault in findings.faults:
         out.print(f"row {fault.seq}: {fault.what}")
-    if count > len(faults):
-        out.print(f"… and {count - len(faults)} more")
-    fail(f"the log was tampered with: {count} faults in {rows} rows")
+    if unnamed := findings.count - len(findings.faults):
+        out.print(f"and {unnamed} more")
+    if findings.count:
+        fail(f"the log was tampered with: {findings.count} faults in {rows} rows")
 
 
 # Proving ----------------------------------------------------------------------------------------
@@ -107,8 +108,7 @@ def _verify_database(keys: Sequence[PublicKey]) -> None:
             return walk
 
     walk = asyncio.run(run())
-    if walk.fault_count:
-        _fail_for(walk.faults, count=walk.fault_count, rows=walk.rows_checked)
+    _fail_for(walk.findings, rows=walk.rows_checked)
     out.print(
         f"{walk.rows_checked} rows verified: the chain is whole,"
         f" and so say {walk.checkpoints_checked} checkpoints"
@@ -119,8 +119,7 @@ def _verify_file(path: Path, key: PublicKey) -> None:
     walk = FileVerification(key)
     with _bar("verifying") as progress, progress.open(path, "rb") as lines:
         walk.run(lines)
-    if walk.fault_count:
-        _fail_for(walk.faults, count=walk.fault_count, rows=walk.rows_checked)
+    _fail_for(walk.findings, rows=walk.rows_checked)
     assert walk.closing is not None  # noqa: S101 - else there is a fault
     out.print(
         f"{walk.rows_checked} rows verified, {walk.first} to {walk.last}: the chain is whole,"
@@ -168,7 +167,7 @@ def export_log(
         with new_file(to) as file:
             exported = asyncio.run(run(file))
     rows = f"rows {exported.start.seq + 1} to {exported.end.seq}"
-    if exported.faults:
+    if exported.findings.count:
         fail(f"{rows} are written, and they are not what was written once: run audit verify")
     typer.echo(f"{rows} are written", err=True)
 

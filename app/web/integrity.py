@@ -126,8 +126,10 @@ class VerificationView(Answer):
             rows_checked=run.walk.rows_checked,
             total=run.walk.total,
             checkpoints_checked=run.walk.checkpoints_checked,
-            fault_count=run.walk.fault_count,
-            faults=[FaultView(seq=fault.seq, what=fault.what) for fault in run.walk.faults],
+            fault_count=run.walk.findings.count,
+            faults=[
+                FaultView(seq=fault.seq, what=fault.what) for fault in run.walk.findings.faults
+            ],
         )
 
 
