@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,13 +21,17 @@ from app.audit import chain
 from app.audit.checkpoint_file import CheckpointFile
 from app.audit.checkpoints import LogName, Signer, audit_checkpoints, log_name
 from app.audit.events import Event, Personal, audit_events, audit_personal, write_out
+from app.audit.log import Scribe
+from app.audit.pruning import SEGMENT_ROWS, Pruning
 from app.audit.segments import Exporter, FileVerification
 from app.audit.verification import Verification
 from app.base.clock import system_clock, to_unix_microseconds
 from app.base.db import Database
+from app.base.errors import AuditUnavailable
 from app.base.ids import new_id
 from app.base.postgres import PostgresDatabase
 from app.base.sqlite import SqliteDatabase
+from app.runtime import log_in
 from tests.postgres import postgres_server
 
 AT_ONCE = 2_000
@@ -110,7 +116,7 @@ def peak() -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
 
 
-async def measure(database: Database, folder: Path, rows: int) -> None:
+async def measure(database: SqliteDatabase | PostgresDatabase, folder: Path, rows: int) -> None:
     """Fill, verify, export, verify the file."""
     await database.migrate(environment="live", now=1)
     began = time.perf_counter()
@@ -143,7 +149,37 @@ async def measure(database: Database, folder: Path, rows: int) -> None:
         offline.run(lines)
     assert offline.findings.count == 0, offline.findings.faults
     print(f"verified the file in {time.perf_counter() - began:.1f} s, peak {peak()}")
+    await prune(database, folder)
     await database.close()
+
+
+async def prune(database: SqliteDatabase | PostgresDatabase, folder: Path) -> None:
+    """Take three segments out, beside somebody who appends, and time how long that one waits."""
+    log = log_in(database, Scribe("live", in_two_days))
+    pruning = Pruning(database=database, log=log, signer=SIGNER, clock=in_two_days)
+    beside, waits = log_in(database, Scribe("live", system_clock)), [0.0]
+
+    async def append() -> None:
+        while True:
+            began = time.perf_counter()
+            with suppress(AuditUnavailable):
+                await beside.record([Event(action="benchmark.act", outcome="done")])
+            waits.append(time.perf_counter() - began)
+            await asyncio.sleep(0.01)
+
+    appending = asyncio.create_task(append())
+    began = time.perf_counter()
+    await pruning.run(3 * SEGMENT_ROWS, folder, by="operator")
+    took = time.perf_counter() - began
+    appending.cancel()
+    print(f"pruned three segments in {took:.1f} s; who appended waited {max(waits):.2f} s at most")
+    await beside.close()
+    await log.close()
+
+
+def in_two_days() -> datetime:
+    """Return a moment at which every row is old enough to go."""
+    return system_clock() + timedelta(days=2)
 
 
 def main() -> None:
