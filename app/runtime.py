@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 import structlog
 from pydantic import SecretStr
 
+from app.audit.checkpoint_file import CheckpointFile
+from app.audit.checkpointing import Checkpoints
+from app.audit.checkpoints import Signer, Unreadable
+from app.audit.continuity import Continuity, RolledBack
 from app.audit.denials import Denials
 from app.audit.log import Log, Scribe
+from app.audit.pruning import Pruning
+from app.audit.retention import Retention, Terms
 from app.audit.search import Search
 from app.audit.sqlite_writer import SqliteWriter
+from app.audit.verifications import Verifications
 from app.base.clock import Clock, system_clock
-from app.base.db import Database
+from app.base.db import Database, DatabaseFault
 from app.base.errors import AuditUnavailable
 from app.base.keys import derive_key, read_or_make_secret
 from app.base.limits import Limits, MemoryWindows, Windows
@@ -26,6 +33,7 @@ from app.identity.browser_sign_ins import BrowserSignIns
 from app.identity.callers import Callers
 from app.identity.directory import Directory
 from app.identity.end_users import EndUsers
+from app.identity.erasure import Erasure
 from app.identity.external_tokens import ExternalTokens
 from app.identity.external_users import ExternalUsers
 from app.identity.guessing import BadCredentials, PasswordGuesses
@@ -90,6 +98,12 @@ class Runtime:
     minter: Minter
     sweep: Sweep
     search: Search
+    continuity: Continuity
+    checkpoints: Checkpoints
+    verifications: Verifications
+    pruning: Pruning
+    retention: Retention
+    erasure: Erasure
 
 
 def database_of(settings: Settings) -> "SqliteDatabase | PostgresDatabase":
@@ -108,15 +122,38 @@ def database_of(settings: Settings) -> "SqliteDatabase | PostgresDatabase":
 
 
 def log_in(
-    database: "SqliteDatabase | PostgresDatabase", scribe: Scribe, metrics: Metrics | None = None
+    database: "SqliteDatabase | PostgresDatabase",
+    scribe: Scribe,
+    metrics: Metrics | None = None,
+    continuity: Continuity | None = None,
 ) -> Log:
-    """Return the log that stands in *database*, with the writer that fits it."""
+    """Return the log that stands in *database*, with the writer that fits it.
+
+    Args:
+        database: Migrated.
+        scribe: Puts events into words.
+        metrics: Where it is timed.
+        continuity: What has to be in the database; None takes it as it is.
+    """
     metrics = metrics or Metrics()
+    continuity = continuity or Continuity()
     if isinstance(database, SqliteDatabase):
-        return Log(SqliteWriter(database, scribe, metrics), metrics)
+        return Log(SqliteWriter(database, scribe, metrics, continuity), metrics)
     from app.audit.postgres_writer import PostgresWriter  # noqa: PLC0415 - as in `database_of`
 
-    return Log(PostgresWriter(database, scribe, metrics), metrics)
+    return Log(PostgresWriter(database, scribe, metrics, continuity), metrics)
+
+
+def continuity_of(file: CheckpointFile, signer: Signer) -> Continuity:
+    """Return what this installation knows of the end of its log when a process starts.
+
+    Raises:
+        DatabaseFault: The file cannot be read.
+    """
+    try:
+        return Continuity(signer.public_key, file.last())
+    except (OSError, Unreadable) as error:
+        raise DatabaseFault(f"the last line of {file.path} cannot be used: {error}") from None
 
 
 def installation_secret(settings: Settings) -> bytes:
@@ -186,8 +223,20 @@ async def open_runtime(
             await database.check(environment=settings.environment)
         passwords = passwords or Passwords()
         stack.callback(passwords.close)
-        log = log_in(database, Scribe(settings.environment, clock), metrics)
+        signer = Signer(secret)
+        checkpoint_file = CheckpointFile(settings.checkpoint_path)
+        continuity = continuity_of(checkpoint_file, signer)
+        log = log_in(database, Scribe(settings.environment, clock), metrics, continuity)
         stack.push_async_callback(log.close)
+        verifications = Verifications(
+            keys=[signer.public_key],
+            file=checkpoint_file,
+            database=database,
+            log=log,
+            clock=clock,
+        )
+        stack.push_async_callback(verifications.close)
+        pruning = Pruning(database=database, log=log, signer=signer, clock=clock)
         openai = openai or openai_client(settings, secret)
         stack.push_async_callback(openai.aclose)
         models = ModelWatch(
@@ -326,6 +375,29 @@ async def open_runtime(
             ),
             sweep=Sweep(database=database, log=log, clock=clock),
             search=Search(database, cursor_key=derive_key(secret, "cursor")),
+            continuity=continuity,
+            checkpoints=Checkpoints(
+                signer=signer,
+                file=checkpoint_file,
+                continuity=continuity,
+                database=database,
+                log=log,
+                clock=clock,
+            ),
+            verifications=verifications,
+            pruning=pruning,
+            retention=Retention(
+                Terms(
+                    personal_days=settings.audit_personal_days,
+                    days=settings.audit_days,
+                    archive=settings.archive_path,
+                ),
+                pruning=pruning,
+                database=database,
+                log=log,
+                clock=clock,
+            ),
+            erasure=Erasure(database=database, log=log, passwords=passwords, clock=clock),
         )
 
 
@@ -342,6 +414,8 @@ async def housekeeping(
     Raises:
         DatabaseFault: Another process serves this database, and only one may.
     """
+    with suppress(RolledBack, AuditUnavailable):  # it has been said, and each write finds out
+        await runtime.continuity.look(runtime.database)
     if runtime.database.claim_for_serving():
         # What is open belongs to a process that is gone. A command that mints at this very moment
         # finds its outcome taken, and drops its secret.
@@ -357,6 +431,8 @@ async def housekeeping(
                 ("key-uses", runtime.key_ring.note_uses),
                 ("key-warnings", runtime.key_ring.warn),
                 ("models", runtime.models.keep_up),
+                ("checkpoints", runtime.checkpoints.keep),
+                ("retention", runtime.retention.run),
             )
         ]
         if runtime.issuers is not None:
@@ -367,6 +443,8 @@ async def housekeeping(
         finally:
             for chore in chores:
                 chore.cancel()
+    with suppress(AuditUnavailable):  # what came last is signed too
+        await runtime.checkpoints.keep(every_seconds=0)
 
 
 async def _for_ever(

@@ -245,6 +245,12 @@ async def about_ada_without_a_log(stage: Stage) -> dict[str, str]:
     return await without_a_log(stage)
 
 
+async def verifying(stage: Stage) -> dict[str, str]:
+    headers = await stage.bearer()
+    stage.runtime.verifications._busy = True
+    return headers
+
+
 async def unheard(stage: Stage) -> dict[str, str]:
     for _ in range(2):
         await stage.client.get("/auth/me", headers=await forged(stage))
@@ -309,6 +315,15 @@ def cases() -> Iterator[Case]:
     yield Case(show, "not_found")
     yield from key_cases()
     yield from user_cases()
+    yield from integrity_cases()
+
+
+def integrity_cases() -> Iterator[Case]:
+    start = OPERATIONS["startVerification"]
+    yield Case(OPERATIONS["listCheckpoints"], "invalid_request", send={"params": {"limit": "0"}})
+    yield Case(OPERATIONS["getLatestCheckpoint"], "not_found")
+    yield Case(start, "conflict", verifying)
+    yield Case(start, "audit_unavailable", without_a_log)
 
 
 def key_cases() -> Iterator[Case]:
@@ -476,6 +491,7 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
             known = stage.key.key.id
         path = operation.path.replace("{id}", known)
         await with_a_link(stage)
+        await stage.runtime.checkpoints.keep()
         headers = {}
         if operation.path not in PUBLIC:  # no more than the document says is needed
             headers = await stage.bearer(frozenset(operation.scopes or ["mint"]))

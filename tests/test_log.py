@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from app.audit import chain
 from app.audit.events import Event, Personal, audit_events
 from app.audit.log import BATCH, PATIENCE_SECONDS, AlreadyRecorded, Log, Scribe
-from app.audit.search import stored_rows
+from app.audit.stored import stored_rows
 from app.base.db import Database
 from app.base.errors import AuditUnavailable, UserDisabled
 from app.base.ids import new_id

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from app.audit import chain
 from app.audit.events import Event, Personal
 from app.audit.log import Scribe
-from app.audit.search import stored_rows
+from app.audit.stored import stored_rows
 from app.base.clock import to_unix_microseconds
 from app.base.db import Database, DatabaseFault, NotMigrated, alembic_config, metadata, revisions
 from app.base.postgres import PostgresDatabase

@@ -33,6 +33,9 @@ AREAS = {
 }
 """The scopes that everything below an address asks for, unless it is public."""
 
+DEARER = {"startVerification": {"admin"}}
+"""Operations that ask for another scope than their neighbours: this one costs processor time."""
+
 MATRIX = [(operation, role) for operation in OPERATIONS.values() for role in (None, *SCOPES)]
 
 KEYS = [["mint:on-behalf"], ["audit:read"], ["audit:read", "mint:on-behalf"]]
@@ -50,7 +53,7 @@ def areas_of(path: str) -> list[str]:
 def test_an_operation_asks_for_the_scope_of_its_area(operation: Operation) -> None:
     [area] = areas_of(operation.path)
 
-    assert set(operation.scopes) == AREAS[area]
+    assert set(operation.scopes) == DEARER.get(operation.id, AREAS[area])
 
 
 def test_there_is_no_scope_that_only_roles_or_only_the_document_know() -> None:
@@ -123,7 +126,8 @@ async def test_a_service_key_reaches_what_its_scopes_are_for_and_nothing_else(
         answer = await ask(client, operation, headers)
 
     left = (await rows(runtime.database))[before:]
-    needed = next((BY_KEY.get(area) for area in areas_of(operation.path)), None)
+    by_key = {} if operation.id in DEARER else BY_KEY
+    needed = next((by_key.get(area) for area in areas_of(operation.path)), None)
     if operation.path in PUBLIC or needed in scopes:
         assert answer.status_code not in {401, 403}
         return

@@ -422,19 +422,28 @@ async def test_every_route_asks_for_a_caller_or_is_named_public(
             assert answer.headers["WWW-Authenticate"].startswith("Bearer"), path
 
 
+READ_BY_AUDITORS = {
+    "/audit/events",
+    "/audit/events/{id}",
+    "/audit/checkpoints",
+    "/audit/checkpoints/latest",
+    "/audit/public-key",
+    "/audit/verification",
+}
+
+
 @pytest.mark.parametrize(
     ("role", "allowed"),
     [
         ("user", {"/realtime/token", "/realtime/profiles", "/realtime/models"}),
-        ("auditor", {"/audit/events", "/audit/events/{id}"}),
+        ("auditor", READ_BY_AUDITORS),
         (
             "admin",
             {
                 "/realtime/token",
                 "/realtime/profiles",
                 "/realtime/models",
-                "/audit/events",
-                "/audit/events/{id}",
+                *READ_BY_AUDITORS,
                 "/admin/api/keys",
                 "/admin/api/keys/{id}/revoke",
                 "/admin/api/keys/{id}/rotate",

@@ -147,6 +147,8 @@ class Event:
     upstream_ms: int | None = None
     token_fingerprint: str | None = None
     count: int | None = None
+    boundary_seq: int | None = None  # of the last row that was pruned, forgotten or accepted
+    boundary_hash: str | None = None  # its row_hash, hex
     personal: Personal | None = None
     event_id: str = field(default_factory=lambda: new_id("evt"))
 

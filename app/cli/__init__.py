@@ -5,6 +5,9 @@ import sys
 
 import typer
 
+from app.audit.checkpoints import Unreadable
+from app.audit.pruning import CannotPrune
+from app.audit.segments import CannotExport
 from app.base.db import DatabaseFault
 from app.base.errors import Problem
 from app.base.keys import SecretFault
@@ -37,7 +40,16 @@ def run() -> None:
     except Problem as problem:
         reasons = "; ".join(f"{fault.field} {fault.reason}" for fault in problem.errors)
         lines = [f"{problem.detail} {reasons}".strip()]
-    except (DatabaseFault, SecretFault, GrantRefused, OSError, TimeoutError) as error:
+    except (
+        DatabaseFault,
+        SecretFault,
+        GrantRefused,
+        CannotExport,
+        CannotPrune,
+        Unreadable,
+        OSError,
+        TimeoutError,
+    ) as error:
         lines = [str(error)]
     for line in lines:
         typer.echo(f"realtime-tokens: {line}", err=True)

@@ -97,6 +97,12 @@ class EventView(Answer):
     count: int | None = Field(
         default=None, description="How many refusals this row stands for, when it counts them."
     )
+    boundary_seq: int | None = Field(
+        default=None,
+        description="The last row that was pruned, whose personal data were erased for their age,"
+        " or that the log had when it was accepted.",
+    )
+    boundary_hash: str | None = Field(default=None, description="The `rowHash` of that row.")
     environment: str = Field(description="`live` or `sandbox`.")
     ip: str | None = Field(default=None, description="The client's address, while it is kept.")
     user_agent: str | None = Field(
