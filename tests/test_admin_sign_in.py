@@ -92,7 +92,7 @@ async def test_every_wrong_combination_is_answered_alike(
     assert answer.status_code == 422
     assert "The e-mail address or the password is wrong." in text_of(answer)
     assert "Set-Cookie" not in answer.headers
-    assert f"\"{password}\"" not in answer.text
+    assert f'"{password}"' not in answer.text
 
 
 async def test_guessing_is_slowed_here_as_everywhere(page: Browser) -> None:
