@@ -24,7 +24,7 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
-from app.web import audit, auth, docs, health, keys, passwords, realtime, users
+from app.web import audit, auth, docs, health, keys, passwords, profiles, realtime, users
 from app.web.admin.pages import install_admin_pages
 from app.web.door import door
 from app.web.error_pages import error_pages
@@ -64,6 +64,7 @@ TAGS = [
     {"name": "Users", "description": "Accounts, roles and who may act; for admins"},
     {"name": "Audit", "description": "Who got which token, when and from where; refusals too"},
     {"name": "Service keys", "description": "Credentials of backends; for admins"},
+    {"name": "Profiles", "description": "What tokens are bound to; for admins"},
     {"name": "Operation", "description": "For load balancers and operators"},
 ]
 
@@ -126,6 +127,7 @@ def create_app(
         audit.router,
         keys.router,
         users.router,
+        profiles.router,
         health.router,
         docs.router,
         error_pages(public_url=settings.public_url),

@@ -438,6 +438,7 @@ async def test_every_route_asks_for_a_caller_or_is_named_public(
                 "/admin/api/keys",
                 "/admin/api/keys/{id}/revoke",
                 "/admin/api/keys/{id}/rotate",
+                "/admin/api/profiles",
                 "/admin/api/users",
                 "/admin/api/users/{id}",
                 "/admin/api/users/{id}/disable",

@@ -57,7 +57,7 @@ _LOCAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?", re.ASCII)
 async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) -> Response:
     """List rows, newest first, those alone that the address asks for."""
     asked = {name: value.strip() for name, value in request.query_params.items() if value.strip()}
-    page, faults = Page([], None), {}
+    query, page, faults = EventQuery(), Page([], None), {}
     try:
         query = EventQuery.model_validate(_in_utc(asked))
         page = await runtime.search.page(query.filters, limit=query.limit, cursor=query.cursor)
@@ -74,6 +74,8 @@ async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) ->
         rows=[EventView.of(entry) for entry in page.entries],
         people=await _people(runtime, page.entries),
         filters=filters,
+        since=query.since,
+        until=query.until,
         cursor=asked.get("cursor"),
         newest=urlencode(filters),
         older=urlencode(filters | {"cursor": page.next_cursor}) if page.next_cursor else "",
