@@ -64,6 +64,7 @@ TAGS = [
     {"name": "Users", "description": "Accounts, roles and who may act; for admins"},
     {"name": "Audit", "description": "Who got which token, when and from where; refusals too"},
     {"name": "Service keys", "description": "Credentials of backends; for admins"},
+    {"name": "Models", "description": "When models end, and what profiles bind; for admins"},
     {"name": "Operation", "description": "For load balancers and operators"},
 ]
 

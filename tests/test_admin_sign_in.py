@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.web.admin.problem_page import is_page
 from tests.admin_visitor import COOKIE, HOME, Browser, browser, text_of, token_in
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, caller_for
+from tests.conftest import PASSWORD, caller_for, on_sqlite
 from tests.log_rows import rows
 
 ADMIN = "admin@example.com"
@@ -323,6 +323,8 @@ def page_routes() -> list[tuple[str, str]]:
     )
 
 
+@on_sqlite
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), page_routes())
 async def test_a_stranger_is_led_to_the_sign_in_from_everywhere(
     page: Browser, method: str, path: str
@@ -337,6 +339,8 @@ async def test_a_stranger_is_led_to_the_sign_in_from_everywhere(
         assert answer.headers["Cache-Control"] == "no-store"
 
 
+@on_sqlite
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for method, path in page_routes() if method == "POST"])
 async def test_no_form_is_taken_without_the_token_of_its_visitor(page: Browser, path: str) -> None:
     await page.sign_in(ADMIN)
@@ -349,6 +353,8 @@ async def test_no_form_is_taken_without_the_token_of_its_visitor(page: Browser, 
 FOR_ADMINS = ("/admin/users", "/admin/keys", "/admin/models/refresh")
 
 
+@on_sqlite
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), page_routes())
 async def test_an_auditor_reads_and_changes_nothing_but_their_own_sign_in(
     page: Browser, runtime: Runtime, auditor: User, method: str, path: str

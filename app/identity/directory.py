@@ -133,13 +133,11 @@ class Directory:
             raise NotFound("Nobody has this id.")
         return Person.of(row)
 
-    async def names(self, ids: Collection[str]) -> dict[str, str]:
-        """Return how those of *ids* who are known are called."""
-        c = _EVERYBODY.c
-        wanted = sa.select(c.id, c.name).where(c.id.in_(ids))
-        return {
-            row.id: row.name for row in await self._database.read(lambda tx: [*tx.execute(wanted)])
-        }
+    async def known(self, ids: Collection[str]) -> dict[str, Person]:
+        """Return those of *ids* who are users, by id."""
+        wanted = sa.select(_EVERYBODY).where(_EVERYBODY.c.id.in_(ids))
+        rows = await self._database.read(lambda tx: tx.execute(wanted).all())
+        return {row.id: Person.of(row) for row in rows}
 
     async def disable(self, user_id: str, *, by: By) -> Person:
         """Stop a user: no mint that begins later succeeds, and their sign-ins end.

@@ -25,7 +25,7 @@ from app.web.callers import Admin, RuntimeDep
 from app.web.problems import problem_responses
 from app.web.schema import Answer, success
 
-router = APIRouter(prefix="/admin/api/models", tags=["Administration"])
+router = APIRouter(prefix="/admin/api/models", tags=["Models"])
 
 
 class StandingView(Answer):

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from app.audit.search import Entry, Page
 from app.base.errors import InvalidCursor, NotFound
 from app.base.ids import is_id
+from app.identity.directory import Person
 from app.runtime import Runtime
 from app.web.admin.frame import sent_to, shown
 from app.web.admin.visitors import Reader
@@ -56,7 +57,7 @@ _LOCAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?", re.ASCII)
 async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) -> Response:
     """List rows, newest first, those alone that the address asks for."""
     asked = {name: value.strip() for name, value in request.query_params.items() if value.strip()}
-    page, faults = Page([], None), {}
+    query, page, faults = EventQuery(), Page([], None), {}
     try:
         query = EventQuery.model_validate(_in_utc(asked))
         page = await runtime.search.page(query.filters, limit=query.limit, cursor=query.cursor)
@@ -71,8 +72,10 @@ async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) ->
         visitor,
         status=HTTPStatus.UNPROCESSABLE_ENTITY if faults else HTTPStatus.OK,
         rows=[EventView.of(entry) for entry in page.entries],
-        names=await _names(runtime, page.entries),
+        people=await _people(runtime, page.entries),
         filters=filters,
+        since=query.since,
+        until=query.until,
         cursor=asked.get("cursor"),
         newest=urlencode(filters),
         older=urlencode(filters | {"cursor": page.next_cursor}) if page.next_cursor else "",
@@ -96,25 +99,28 @@ async def show_event(
     if entry is None:
         raise NotFound("The log has no row with this id.")
     row = EventView.of(entry)
-    attempt = await runtime.search.attempt(row.attempt_id) if row.attempt_id else []
+    attempt = await runtime.search.attempt(row.attempt_id) if row.attempt_id else [entry]
+    # Of a mint the intent alone has them.
+    origin = next((EventView.of(other) for other in attempt if other.personal), row)
     return shown(
         request,
         "event.html",
         visitor,
         row=row,
-        attempt=[EventView.of(other) for other in attempt],
-        names=await _names(runtime, [entry]),
+        origin=origin,
+        attempt=[EventView.of(other) for other in attempt] if row.attempt_id else [],
+        people=await _people(runtime, [entry]),
         commitment=entry.members.get("personal"),
         expires_at=datetime.fromtimestamp(row.expires_at, UTC) if row.expires_at else None,
-        erased=entry.personal is None and "personal" in entry.members,
+        erased=any(o.personal is None and "personal" in o.members for o in attempt),
     )
 
 
-async def _names(runtime: Runtime, entries: Sequence[Entry]) -> dict[str, str]:
-    """Return how the people in *entries* are called today."""
+async def _people(runtime: Runtime, entries: Sequence[Entry]) -> dict[str, Person]:
+    """Return the users in *entries* as they are called today, by id."""
     members = [entry.members for entry in entries]
     ids = {m[name] for m in members for name in ("actor", "target") if name in m}
-    return await runtime.directory.names(ids)
+    return await runtime.directory.known(ids)
 
 
 def _in_utc(asked: Mapping[str, str]) -> dict[str, str]:

@@ -35,6 +35,7 @@ def problem_page(problem: Problem, scope: Scope, *, public_url: str) -> Response
         environment=None,
         path=scope["path"],
         problem=problem,
+        detail=problem.detail.removeprefix(f"{problem.title}. "),  # the title stands above it
         phrase=HTTPStatus(problem.status).phrase,
         request_id=scope["state"]["request_id"],
     )

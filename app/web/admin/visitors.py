@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import Field, SecretStr
 
-from app.base.errors import InvalidRequest, RateLimited
+from app.base.errors import InsufficientScope, InvalidRequest, RateLimited
 from app.identity.browser_sign_ins import Visitor
 from app.settings import Settings
 from app.web.admin.frame import shown
@@ -102,7 +102,10 @@ def visitor_with(scope: str) -> Callable[..., Coroutine[Any, Any, Visitor]]:
         request: Request, runtime: RuntimeDep, origin: OriginDep, _: Protected
     ) -> Visitor:
         cookie = request.cookies.get(COOKIE)
-        visitor = await runtime.browser_sign_ins.visitor(cookie, origin, scope=scope)
+        try:
+            visitor = await runtime.browser_sign_ins.visitor(cookie, origin, scope=scope)
+        except InsufficientScope:
+            raise PageRefused("no_role.html") from None
         request.state.log["actor"] = visitor.user.id
         if request.method == "POST":
             token = (await request.form()).get(FORM_TOKEN)
