@@ -251,6 +251,25 @@ async def test_a_stranger_cannot_accept(
         await owner.runtime.continuity.look(owner.database)
 
 
+@pytest.mark.parametrize("kind", ["accepted", "pruned"])
+async def test_a_checkpoint_that_is_dressed_as_an_excuse_is_none(
+    owner: Installation, settings: Settings, kind: str
+) -> None:
+    await owner.append(3)
+    await owner.checkpoint()
+    old = await owner.newest()
+    await owner.append(5)
+    await owner.checkpoint()
+    await cut_off(settings, behind=3)
+    await drop_connections(owner.runtime, settings)
+
+    dressed = {**old.row, "kind": kind, "seq": 100, "at": old.at + 10**12}
+    await owner.attack(lambda tx: tx.execute(audit_checkpoints.insert(), dressed))
+
+    with pytest.raises(RolledBack):
+        await owner.runtime.continuity.look(owner.database)
+
+
 async def test_a_new_secret_key_needs_no_acceptance(
     owner: Installation, settings: Settings, clock: StandingClock, openai: FakeOpenAI
 ) -> None:

@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -293,13 +294,23 @@ def head_of(tx: sa.Connection) -> chain.Head:
     return chain.Head(row.seq, row.row_hash) if row else chain.BEGINNING
 
 
+def read_row(row: sa.Row[Any]) -> Checkpoint:
+    """Read a row of `audit_checkpoints`.
+
+    Raises:
+        Unreadable: It is no checkpoint, or its columns say something else than what was signed.
+    """
+    one = Checkpoint.read(row.signed, row.signature)
+    if one.row != dict(row._mapping):  # noqa: SLF001 - SQLAlchemy's documented name
+        raise Unreadable("does not say what the columns beside it say")
+    return one
+
+
 def readable(rows: Iterable[sa.Row[Any]]) -> Iterator[Checkpoint]:
     """Give those of the *rows* of `audit_checkpoints` that can be read."""
     for row in rows:
-        try:
-            yield Checkpoint.read(row.signed, row.signature)
-        except Unreadable:
-            continue
+        with suppress(Unreadable):
+            yield read_row(row)
 
 
 def newest(tx: sa.Connection, key: PublicKey, kind: Kind | None = None) -> Checkpoint | None:
