@@ -10,9 +10,10 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from app.audit import chain
 from app.audit.checkpoint_file import CheckpointFile
 from app.audit.checkpointing import Checkpoints
-from app.audit.checkpoints import Checkpoint, Signer, audit_checkpoints
+from app.audit.checkpoints import Checkpoint, LogName, Signer, audit_checkpoints
 from app.audit.continuity import Continuity, RolledBack
 from app.audit.events import Event, audit_events
 from app.audit.log import Scribe
@@ -24,7 +25,7 @@ from app.minting.profiles import Wish
 from app.runtime import Runtime, database_of, housekeeping, installation_secret, log_in
 from app.settings import Settings
 from tests.clock import StandingClock
-from tests.conftest import caller_for, on_postgresql, on_sqlite, played
+from tests.conftest import caller_for, on_sqlite, played
 from tests.fakes import FakeOpenAI
 from tests.installation import Installation, installation_of, lift_protection
 from tests.log_lines import captured_log
@@ -250,6 +251,25 @@ async def test_a_stranger_cannot_accept(
         await owner.runtime.continuity.look(owner.database)
 
 
+@pytest.mark.parametrize("kind", ["accepted", "pruned"])
+async def test_a_checkpoint_that_is_dressed_as_an_excuse_is_none(
+    owner: Installation, settings: Settings, kind: str
+) -> None:
+    await owner.append(3)
+    await owner.checkpoint()
+    old = await owner.newest()
+    await owner.append(5)
+    await owner.checkpoint()
+    await cut_off(settings, behind=3)
+    await drop_connections(owner.runtime, settings)
+
+    dressed = {**old.row, "kind": kind, "seq": 100, "at": old.at + 10**12}
+    await owner.attack(lambda tx: tx.execute(audit_checkpoints.insert(), dressed))
+
+    with pytest.raises(RolledBack):
+        await owner.runtime.continuity.look(owner.database)
+
+
 async def test_a_new_secret_key_needs_no_acceptance(
     owner: Installation, settings: Settings, clock: StandingClock, openai: FakeOpenAI
 ) -> None:
@@ -417,17 +437,82 @@ async def test_a_file_that_does_not_end_with_a_checkpoint_stops_the_start(
             pass
 
 
-@on_postgresql
-async def test_a_forged_checkpoint_does_not_get_into_the_file(owner: Installation) -> None:
+@pytest.mark.parametrize("later", [1, 2**52], ids=["a moment later", "far in the future"])
+async def test_forged_checkpoints_do_not_get_into_the_file_and_keep_none_out(
+    owner: Installation, later: int
+) -> None:
     await owner.append(1)
     await owner.checkpoint()
-    forged = Signer(b"of somebody else").sign(
-        "checkpoint", (await owner.newest()).log, (await owner.newest()).head, at=2**62
-    )
-    await owner.attack(lambda tx: tx.execute(audit_checkpoints.insert(), forged.row))
-    await owner.append(1)
+    newest = await owner.newest()
+    stranger = Signer(b"of somebody else")
+    forged = [
+        stranger.sign("checkpoint", newest.log, newest.head, at=later + newest.at + n).row
+        for n in range(150)
+    ]
+    await owner.attack(lambda tx: tx.execute(audit_checkpoints.insert(), forged))
+
+    for _ in range(2):
+        await owner.append(1)
+        await owner.checkpoint()
+
+    lines = owner.file.lines(size=owner.file.size)
+    found = [one for _, one in lines if isinstance(one, Checkpoint)]
+    assert [one.seq for one in found] == [1, 2, 3]
+    assert {one.key for one in found} == {owner.signer.public_key.id}
+    assert len(await owner.faults()) >= 100
+
+
+async def test_an_old_acceptance_does_not_excuse_who_has_written_nothing_yet(
+    owner: Installation, settings: Settings, clock: StandingClock, openai: FakeOpenAI
+) -> None:
+    await owner.append(5)
+    await owner.checkpoint()
+    await cut_off(settings, behind=3)
+    await drop_connections(owner.runtime, settings)
+    clock.advance(seconds=1)
+    await accept(settings, clock)
+    await owner.append(5)
+    clock.advance(seconds=60)
     await owner.checkpoint()
 
-    last = owner.file.last()
-    assert last is not None
-    assert (last.seq, last.key) == (2, owner.signer.public_key.id)
+    async with restarted(settings, clock, openai) as runtime:
+        await runtime.log.record([])  # a batch without a row
+        await cut_off(settings, behind=6)
+        await drop_connections(runtime, settings)
+        with pytest.raises(AuditUnavailable):
+            await runtime.log.record([an_event()])
+
+
+async def test_what_was_amiss_before_an_acceptance_is_no_fault_any_more(
+    owner: Installation, settings: Settings, clock: StandingClock
+) -> None:
+    await owner.append(5)
+    await owner.checkpoint()
+
+    def rewrite(tx: sa.Connection) -> None:
+        of_row = audit_events.c.seq == 5
+        row = tx.execute(audit_events.select().where(of_row)).one()
+        before = tx.scalar(sa.select(audit_events.c.row_hash).where(audit_events.c.seq == 4))
+        row_hash = chain.row_hash(before or b"", seq=5, recorded_at=1, canon=row.canon)
+        changed = audit_events.update().where(of_row)
+        tx.execute(changed.values(recorded_at=1, row_hash=row_hash))
+
+    await owner.attack(rewrite)
+    assert [fault.seq for fault in await owner.faults()] == [5]
+    clock.advance(seconds=1)
+
+    await accept(settings, clock)
+
+    assert await owner.faults() == []
+
+
+async def test_a_checkpoint_of_another_log_is_none_of_this_one(owner: Installation) -> None:
+    await owner.append(2)
+    await owner.checkpoint()
+    newest = await owner.newest()
+    other = owner.signer.sign("checkpoint", LogName("live", 7), newest.head, at=newest.at + 1)
+
+    await owner.attack(lambda tx: tx.execute(audit_checkpoints.insert(), other.row))
+
+    [fault] = await owner.faults()
+    assert "of the log of another installation" in fault.what

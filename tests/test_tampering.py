@@ -190,6 +190,18 @@ def forged_mark_of_pruning(tx: sa.Connection) -> None:
     delete(tx, 1, 10)
 
 
+def checkpoint_dressed_as_a_mark(tx: sa.Connection) -> None:
+    """Delete the first rows, and let a real checkpoint say that they were pruned."""
+    tx.execute(audit_checkpoints.update().where(said.seq == 10).values(kind="pruned"))
+    delete(tx, 1, 10)
+
+
+def checkpoint_dressed_as_an_acceptance(tx: sa.Connection) -> None:
+    """Rewrite rows, and let a real checkpoint say that what was signed before counts no more."""
+    recomputed_tail(tx)
+    tx.execute(audit_checkpoints.update().where(said.seq == 30).values(kind="accepted"))
+
+
 def no_checkpoints_left(tx: sa.Connection) -> None:
     recomputed_tail(tx)
     tx.execute(audit_checkpoints.delete())
@@ -223,7 +235,7 @@ NAMED: dict[Callable[[sa.Connection], None], tuple[list[tuple[int, str]], set[in
     edited_text: ([(14, "changed")], {14}),
     recomputed_row: ([(15, "changed")], {15}),
     recomputed_tail: ([(20, "it or a row since 11 was rewritten")], {20}),
-    recomputed_signed_row: ([(11, "does not say")], {20}),
+    recomputed_signed_row: ([(11, "does not say")], {30}),
     deleted_middle: ([(14, "missing, up to 15")], {14}),
     deleted_middle_and_recomputed: ([(20, "rewritten")], {20}),
     deleted_first: ([(1, "missing, up to 3")], {1}),
@@ -244,6 +256,8 @@ NAMED: dict[Callable[[sa.Connection], None], tuple[list[tuple[int, str]], set[in
     forged_checkpoint_in_our_name: ([(20, "not signed by the key that it names")], set()),
     forged_acceptance: ([(30, "database: a checkpoint")], set()),
     forged_mark_of_pruning: ([(1, "missing, up to 10")], set()),
+    checkpoint_dressed_as_a_mark: ([(1, "missing, up to 10")], set()),
+    checkpoint_dressed_as_an_acceptance: ([(20, "rewritten")], {20}),
     no_checkpoints_left: ([(20, "it or a row since 11 was rewritten")], set()),
 }
 """What is named for each attack: of the database, and of a file that is exported afterwards."""

@@ -1,17 +1,18 @@
 """Making checkpoints while rows arrive: into the database, and into the file outside of it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from app.audit import chain, checkpoints
 from app.audit.checkpoint_file import CheckpointFile
-from app.audit.checkpoints import Authority, Checkpoint, LogName, Signer, audit_checkpoints
+from app.audit.checkpoints import Authority, Checkpoint, Signer, audit_checkpoints
 from app.audit.continuity import Continuity, RolledBack
 from app.audit.events import Event
 from app.audit.log import Log
@@ -106,30 +107,19 @@ class Checkpoints:
         newest = await self.newest()
         if newest is None or newest.at <= self._in_file:
             return
-        while await self._file_some(newest) == FILED_AT_ONCE:
-            pass
-
-    async def _file_some(self, newest: Checkpoint) -> int:
+        authority = Authority(self.public_key, log=newest.log)
         try:
             last = await asyncio.to_thread(self._file.last)
-            # A file that is new begins with the newest.
-            some = await self._database.read(partial(_since, last=last)) if last else [newest]
-            log = await self._database.read(checkpoints.log_name)
-            await asyncio.to_thread(self._file.append, partial(self._missing, some, log))
+            after = last.at if last else newest.at - 1  # a file that is new begins with the newest
+            while some := await self._database.read(partial(_since, after=after)):
+                # What somebody else has put into the database does not get out of it.
+                ours = [one for one in checkpoints.readable(some) if authority.fault(one) is None]
+                await asyncio.to_thread(self._file.append, partial(_missing, ours))
+                after = some[-1].at
         except (OSError, checkpoints.Unreadable) as error:
             self._logger.error("checkpoint_file_unavailable", reason=str(error))  # noqa: TRY400 - one line a round
-            return 0
-        self._in_file = max((one.at for one in some), default=self._in_file)
-        return len(some)
-
-    def _missing(
-        self, some: list[Checkpoint], log: LogName, last: Checkpoint | None
-    ) -> Iterator[Checkpoint]:
-        authority = Authority(self.public_key, log=log)
-        for one in some:
-            # What somebody else put into the database does not get out of it.
-            if (last is None or one.at > last.at) and authority.fault(one) is None:
-                yield one
+        else:
+            self._in_file = newest.at
 
     async def accept_rollback(self, reason: str, *, by: str) -> Acceptance:
         """Say in the log that it is meant as it is, though rows that were known are gone.
@@ -164,7 +154,7 @@ class Checkpoints:
         await self._log.record([event], lambda tx: self._insert(tx, accepted))
         await asyncio.to_thread(
             self._file.append,
-            lambda last: [accepted] if last is None or last.at < accepted.at else [],
+            partial(_missing, [accepted]),
         )
         return Acceptance(head, last.seq if last else head.seq)
 
@@ -195,7 +185,13 @@ class Checkpoints:
         return self._signer.public_key
 
 
-def _since(tx: sa.Connection, *, last: Checkpoint) -> list[Checkpoint]:
+def _since(tx: sa.Connection, *, after: int) -> Sequence[sa.Row[Any]]:
+    """Return some of what was signed after that, oldest first."""
     c = audit_checkpoints.c
-    wanted = audit_checkpoints.select().where(c.at > last.at).order_by(c.at).limit(FILED_AT_ONCE)
-    return list(checkpoints.find(tx, wanted))
+    wanted = audit_checkpoints.select().where(c.at > after).order_by(c.at).limit(FILED_AT_ONCE)
+    return tx.execute(wanted).all()
+
+
+def _missing(ours: Iterable[Checkpoint], last: Checkpoint | None) -> Iterator[Checkpoint]:
+    """Give those of *ours* that come after the *last* of the file, to which others add too."""
+    return (one for one in ours if last is None or one.at > last.at)

@@ -16,7 +16,8 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -42,6 +43,9 @@ FORMAT = "realtime-tokens/checkpoint/1"
 
 PURPOSE = "checkpoint-ed25519-1"
 """Names the key among those that are derived from the installation's secret."""
+
+AT_ONCE = 100
+"""Checkpoints that are looked through at once for one that is ours."""
 
 audit_checkpoints = sa.Table(
     "audit_checkpoints",
@@ -99,7 +103,7 @@ class Checkpoint:
         numbers = [said.get(name) for name in ("installation", "seq", "at")]
         words = [said.get(name) for name in ("environment", "key", "row_hash", "kind")]
         if not (
-            all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+            all(type(number) is int and 0 <= number < 2**53 for number in numbers)  # JSON's
             and all(isinstance(word, str) for word in words)
             and said["kind"] in get_args(Kind)
         ):
@@ -290,22 +294,39 @@ def head_of(tx: sa.Connection) -> chain.Head:
     return chain.Head(row.seq, row.row_hash) if row else chain.BEGINNING
 
 
-def find(tx: sa.Connection, statement: sa.Select[Any]) -> Iterable[Checkpoint]:
-    """Return what *statement*, a select from `audit_checkpoints`, finds and can be read."""
-    for row in tx.execute(statement):
-        try:
-            yield Checkpoint.read(row.signed, row.signature)
-        except Unreadable:
-            continue
+def read_row(row: sa.Row[Any]) -> Checkpoint:
+    """Read a row of `audit_checkpoints`.
+
+    Raises:
+        Unreadable: It is no checkpoint, or its columns say something else than what was signed.
+    """
+    one = Checkpoint.read(row.signed, row.signature)
+    if one.row != dict(row._mapping):  # noqa: SLF001 - SQLAlchemy's documented name
+        raise Unreadable("does not say what the columns beside it say")
+    return one
+
+
+def readable(rows: Iterable[sa.Row[Any]]) -> Iterator[Checkpoint]:
+    """Give those of the *rows* of `audit_checkpoints` that can be read."""
+    for row in rows:
+        with suppress(Unreadable):
+            yield read_row(row)
 
 
 def newest(tx: sa.Connection, key: PublicKey, kind: Kind | None = None) -> Checkpoint | None:
     """Return the checkpoint that *key* signed last, of this *kind* or of any."""
     c, authority = audit_checkpoints.c, Authority(key, log=log_name(tx))
-    wanted = audit_checkpoints.select().order_by(c.at.desc()).limit(100)  # bad ones may be before
+    wanted = audit_checkpoints.select().order_by(c.at.desc()).limit(AT_ONCE)
     if kind is not None:
         wanted = wanted.where(c.kind == kind)
-    return next((one for one in find(tx, wanted) if authority.fault(one) is None), None)
+    rows = tx.execute(wanted).all()
+    while rows:
+        for one in readable(rows):
+            if authority.fault(one) is None:
+                return one
+        # Somebody has put others before ours.
+        rows = tx.execute(wanted.where(c.at < rows[-1].at)).all()
+    return None
 
 
 def page(tx: sa.Connection, *, limit: int, before: int | None = None) -> Sequence[Checkpoint]:
@@ -314,4 +335,4 @@ def page(tx: sa.Connection, *, limit: int, before: int | None = None) -> Sequenc
     wanted = audit_checkpoints.select().order_by(c.at.desc()).limit(limit)
     if before is not None:
         wanted = wanted.where(c.at < before)
-    return list(find(tx, wanted))
+    return list(readable(tx.execute(wanted)))

@@ -84,7 +84,7 @@ class Continuity:
                 one = Checkpoint.read(signed, signature)
             except Unreadable:
                 continue
-            if self._authority.fault(one) is None:
+            if self._authority.fault(one) is None and self._explains(one):
                 self.known = Known(one.head, at=one.at)
                 self._set_fault(None)
                 return
@@ -93,6 +93,12 @@ class Continuity:
             f" what came after it; until that is settled nothing is written: {WHAT_TO_DO}"
         )
         raise RolledBack(self.fault)
+
+    def _explains(self, one: Checkpoint) -> bool:
+        """Tell so by what was signed: the columns beside it anybody may have changed."""
+        if one.kind == "pruned":
+            return one.seq >= self.known.head.seq
+        return one.kind == "accepted" and one.at >= self.known.at
 
     def _set_fault(self, fault: str | None) -> None:
         if fault is not None and self.fault is None:

@@ -16,7 +16,8 @@ from app.audit.pruning import CannotPrune, Pruning
 from app.audit.segments import CannotExport
 from app.audit.stored import last_before
 from app.base.clock import Clock, to_unix_microseconds
-from app.base.db import Database
+from app.base.db import Database, reason_of
+from app.base.errors import AuditUnavailable
 
 EVERY = timedelta(days=1)
 
@@ -68,11 +69,18 @@ class Retention:
         now = self._clock()
         if self._next is not None and now < self._next:
             return
-        if self._terms.personal_days is not None:
-            await self._expire_personal(now - timedelta(days=self._terms.personal_days))
-        if self._terms.days is not None:
-            await self._prune(now - timedelta(days=self._terms.days))
         self._next = now + EVERY
+        try:
+            if self._terms.personal_days is not None:
+                await self._expire_personal(now - timedelta(days=self._terms.personal_days))
+            if self._terms.days is not None:
+                await self._prune(now - timedelta(days=self._terms.days))
+        except (CannotPrune, CannotExport, OSError, sa.exc.ProgrammingError) as error:
+            reason = reason_of(error)  # on PostgreSQL mostly that the role may not
+            self._logger.error("audit_retention_failed", reason=reason)  # noqa: TRY400 - it is no bug
+        except AuditUnavailable:
+            self._next = now  # the next round tries again
+            raise
 
     async def _expire_personal(self, before: datetime) -> None:
         at = to_unix_microseconds(before)
@@ -87,23 +95,18 @@ class Retention:
         await self._database.scrub()
 
     async def _prune(self, before: datetime) -> None:
-        try:
-            up_to = await self._pruning.last_before(to_unix_microseconds(before))
-            segments = await self._pruning.run(up_to, self._terms.archive, by=BY)
-        except (CannotPrune, CannotExport, OSError, sa.exc.ProgrammingError) as error:
-            reason = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error)
-            self._logger.error("audit_log_not_pruned", reason=reason)  # noqa: TRY400 - it is no bug
-            return
+        up_to = await self._pruning.last_before(to_unix_microseconds(before))
+        segments = await self._pruning.run(up_to, self._terms.archive, by=BY)
         if segments:
             self._logger.info("audit_log_pruned", up_to=segments[-1].last)
 
 
 def _expired_up_to(tx: sa.Connection) -> int:
-    """Return the row up to which personal data are gone, by what the log says of it."""
+    """Return the row up to which personal data are gone, by what the log says, or rows are."""
     c = audit_events.c
     wanted = sa.select(c.canon).where(c.action == _ACTION).order_by(c.seq.desc()).limit(1)
-    canon = tx.scalar(wanted)
-    return int(json.loads(canon)["boundary_seq"]) if canon else 0
+    canon, first = tx.scalar(wanted), tx.scalar(sa.select(sa.func.min(c.seq)))
+    return max(json.loads(canon)["boundary_seq"] if canon else 0, (first or 1) - 1)
 
 
 def _expire(tx: sa.Connection, *, after: int, up_to: int) -> None:

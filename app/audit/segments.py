@@ -136,11 +136,7 @@ class Exporter:
 def _by_seq(chunk: Chunk, *, since: int) -> dict[int, list[Checkpoint]]:
     """Return what was signed about each row, as far as it can be read and counts."""
     said: dict[int, list[Checkpoint]] = {}
-    for row in chunk.said:
-        try:
-            one = Checkpoint.read(row.signed, row.signature)
-        except Unreadable:
-            continue
+    for one in checkpoints.readable(chunk.said):
         if one.at >= since and one.kind in {"checkpoint", "accepted"}:
             said.setdefault(one.seq, []).append(one)
     return said

@@ -135,7 +135,7 @@ class SqliteWriter(Writer):
     def _write_together(self, batch: Sequence[Item]) -> None:
         core, driver = self._connected()
         driver.execute("BEGIN IMMEDIATE")
-        head = self._head(driver)
+        before = head = self._head(driver)
         plain = []
         for item in batch:
             if item.abandoned:
@@ -155,7 +155,8 @@ class SqliteWriter(Writer):
                 head = self._write_alone(core, driver, item, head)
         driver.execute("RELEASE everything")
         driver.execute("COMMIT")
-        self._continuity.known = Known(head, at=self._written_at)
+        if head != before:
+            self._continuity.known = Known(head, at=self._written_at)
 
     def _head(self, driver: sqlite3.Connection) -> chain.Head:
         """Return the last row, having seen that nothing is missing before it.

@@ -61,7 +61,10 @@ def _read_rows(tx: sa.Connection, after: int | None) -> Sequence[chain.Row]:
 def _personal_data(tx: sa.Connection, event_ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
     """Return salt and data of these events, as far as they have not been erased."""
     c = audit_personal.c
-    wanted = sa.select(c.event_id, c.salt, c.data).where(c.event_id.in_(event_ids))
+    theirs: sa.ColumnElement[bool] = c.event_id.in_(event_ids)
+    if tx.dialect.name == "postgresql":  # which would plan for a thousand parameters each time
+        theirs = c.event_id == sa.any_(sa.literal(event_ids, sa.ARRAY(sa.Text)))
+    wanted = sa.select(c.event_id, c.salt, c.data).where(theirs)
     return {event_id: (salt, data) for event_id, salt, data in tx.execute(wanted)}
 
 

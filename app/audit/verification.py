@@ -143,11 +143,10 @@ class Verification:
         accepted, newest = await asyncio.to_thread(self._survey, size)
         bounds = await self._database.read(partial(self._bounds, accepted=accepted, newest=newest))
         self.total = bounds.end - bounds.start.seq
-        authority = Authority(*self._keys, log=bounds.log)
-        signatures = Signatures(authority, self.findings)
+        signatures = Signatures(Authority(*self._keys, log=bounds.log), self.findings)
         await self._walk(bounds, signatures, progress)
         await self._look_behind_the_end(bounds, signatures)
-        await self._compare_file(bounds, Signatures(authority, self.findings), size)
+        await self._compare_file(bounds, signatures, size)
         if self._beyond is not None:
             last = self._beyond
             what = f"missing, up to {last.seq} at least, as was signed at {last.when}"
@@ -189,11 +188,17 @@ class Verification:
     async def _walk(
         self, bounds: Bounds, signatures: Signatures, progress: Callable[[], None]
     ) -> None:
-        walk, after = chain.Walk(bounds.start), None
-        while chunk := await self._database.read(partial(_next, bounds=bounds, after=after)):
-            await asyncio.to_thread(self._judge, walk, chunk, bounds, signatures)
-            after = chunk.rows[-1].seq
+        walk = chain.Walk(bounds.start)
+        chunk = await self._database.read(partial(_next, bounds=bounds, after=None))
+        while chunk is not None:
+            following = partial(_next, bounds=bounds, after=chunk.rows[-1].seq)
+            # The database finds the next rows while these are judged.
+            found, _ = await asyncio.gather(
+                self._database.read(following),
+                asyncio.to_thread(self._judge, walk, chunk, bounds, signatures),
+            )
             self.rows_checked += len(chunk.rows)
+            chunk = found
             progress()
 
     def _judge(
@@ -214,21 +219,18 @@ class Verification:
                 continue
             self.checkpoints_checked += 1
             try:
-                one = Checkpoint.read(row.signed, row.signature)
-                if one.row != dict(row._mapping):  # noqa: SLF001 - its documented name
-                    raise Unreadable("does not say what the columns beside it say")  # noqa: TRY301 - the same fault
+                yield checkpoints.read_row(row)
             except Unreadable as fault:
                 self.findings.add(Fault(row.seq, f"database: a checkpoint {fault}"))
-                continue
-            yield one
 
     async def _look_behind_the_end(self, bounds: Bounds, signatures: Signatures) -> None:
         c = audit_checkpoints.c
-        wanted = audit_checkpoints.select().where(c.seq > bounds.end, c.at <= bounds.until)
+        wanted = audit_checkpoints.select().where(c.seq > bounds.end)
         wanted = wanted.order_by(c.seq.desc()).limit(LINES_AT_ONCE)
         said = await self._database.read(lambda tx: tx.execute(wanted).all())
         for one in self._read(said, bounds):
-            if signatures.compare(one, None, source="database"):
+            good = signatures.compare(one, None, source="database")
+            if good and one.at <= bounds.until:  # else it came while we looked
                 self._note_beyond(one)
 
     def _note_beyond(self, one: Checkpoint) -> None:

@@ -4,11 +4,12 @@ import os
 import sys
 
 import typer
+from sqlalchemy.exc import ProgrammingError
 
 from app.audit.checkpoints import Unreadable
 from app.audit.pruning import CannotPrune
 from app.audit.segments import CannotExport
-from app.base.db import DatabaseFault
+from app.base.db import DatabaseFault, reason_of
 from app.base.errors import Problem
 from app.base.keys import SecretFault
 from app.cli import audit, keys, models, operating, serving, users
@@ -51,6 +52,8 @@ def run() -> None:
         TimeoutError,
     ) as error:
         lines = [str(error)]
+    except ProgrammingError as error:  # on PostgreSQL, what the role has no right to
+        lines = [reason_of(error)]
     for line in lines:
         typer.echo(f"realtime-tokens: {line}", err=True)
     sys.exit(1)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from app.audit.checkpoints import Checkpoint, Kind, PublicKey
+from app.audit.checkpoints import Authority, Checkpoint, Kind, PublicKey
 from app.audit.verifications import Run, Verdict
 from app.base.clock import from_unix_microseconds, to_unix_microseconds
 from app.base.errors import AuditUnavailable, Conflict, FieldError, InvalidRequest, NotFound
@@ -32,16 +32,21 @@ class CheckpointView(Answer):
     row_hash: str = Field(description="Its hash, hex; it covers every row before.")
     at: datetime = Field(description="When it was signed.")
     key: str = Field(description="The `kid` of the key.")
+    valid: bool = Field(
+        description="Whether it is signed by the present key. One of an earlier `SECRET_KEY` is"
+        " not; nor is one that somebody has forged."
+    )
 
     @classmethod
-    def of(cls, one: Checkpoint) -> Self:
-        """Show a checkpoint."""
+    def of(cls, one: Checkpoint, authority: Authority) -> Self:
+        """Show a checkpoint, as *authority* judges it."""
         return cls(
             kind=one.kind,
             seq=one.seq,
             row_hash=one.row_hash.hex(),
             at=from_unix_microseconds(one.at),
             key=one.key,
+            valid=authority.fault(one) is None,
         )
 
 
@@ -164,6 +169,7 @@ _EXAMPLE = {
     "rowHash": "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7",
     "at": "2026-11-20T12:01:00.000000Z",
     "key": "qSEwZ_NVmNDFIzmQKjzrfQ8y6AgMVvkPaxQHJIlrwOQ",
+    "valid": True,
 }
 _EXAMPLE_LINE = {
     "checkpoint": '{"format":"realtime-tokens/checkpoint/1","kind":"checkpoint",'
@@ -228,7 +234,8 @@ async def list_checkpoints(
     """List what was signed about the log, newest first."""
     before = to_unix_microseconds(query.before) if query.before else None
     page = await runtime.checkpoints.page(limit=query.limit + 1, before=before)
-    shown = [CheckpointView.of(one) for one in page[: query.limit]]
+    authority = Authority(runtime.checkpoints.public_key)
+    shown = [CheckpointView.of(one, authority) for one in page[: query.limit]]
     return CheckpointsResponse(
         checkpoints=shown, next_before=shown[-1].at if len(page) > query.limit else None
     )
