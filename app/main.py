@@ -24,7 +24,18 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
-from app.web import audit, auth, docs, health, keys, passwords, realtime
+from app.web import (
+    audit,
+    auth,
+    docs,
+    export,
+    health,
+    keys,
+    lookup,
+    overview,
+    passwords,
+    realtime,
+)
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
@@ -123,6 +134,9 @@ def create_app(
         auth.router,
         passwords.router,
         audit.router,
+        overview.router,
+        export.router,
+        lookup.router,
         keys.router,
         health.router,
         docs.router,

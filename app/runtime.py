@@ -11,7 +11,10 @@ import structlog
 from pydantic import SecretStr
 
 from app.audit.denials import Denials
+from app.audit.export import Exports
 from app.audit.log import Log, Scribe
+from app.audit.overview import Overviews
+from app.audit.rollup import RollUp
 from app.audit.search import Search
 from app.audit.sqlite_writer import SqliteWriter
 from app.base.clock import Clock, system_clock
@@ -40,6 +43,7 @@ from app.identity.users import Users
 from app.minting.admission import Admission
 from app.minting.catalogue import Catalogue
 from app.minting.limits import MintLimits
+from app.minting.lookup import TokenLookup
 from app.minting.mint import Minter
 from app.minting.openai import OpenAI
 from app.minting.profiles import Profiles
@@ -85,6 +89,10 @@ class Runtime:
     minter: Minter
     sweep: Sweep
     search: Search
+    roll_up: RollUp
+    overviews: Overviews
+    exports: Exports
+    token_lookup: TokenLookup
 
 
 def database_of(settings: Settings) -> "SqliteDatabase | PostgresDatabase":
@@ -215,6 +223,8 @@ async def open_runtime(
         service_keys = ServiceKeys(database=database, environment=settings.environment, clock=clock)
         external_users = ExternalUsers(database=database, log=log, clock=clock)
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
+        search = Search(database, cursor_key=derive_key(secret, "cursor"))
+        fingerprint_key = derive_key(secret, "client-secret-fingerprint")
         yield Runtime(
             settings=settings,
             clock=clock,
@@ -291,14 +301,18 @@ async def open_runtime(
                 denials=denials,
                 metrics=metrics,
                 clock=clock,
-                fingerprint_key=derive_key(secret, "client-secret-fingerprint"),
+                fingerprint_key=fingerprint_key,
                 safety_key=derive_key(secret, "safety-identifier"),
                 connect=_connect(settings),
                 environment=settings.environment,
                 minting_on=settings.minting == "on",
             ),
             sweep=Sweep(database=database, log=log, clock=clock),
-            search=Search(database, cursor_key=derive_key(secret, "cursor")),
+            search=search,
+            roll_up=RollUp(database=database, log=log),
+            overviews=Overviews(database=database, clock=clock),
+            exports=Exports(database=database, log=log),
+            token_lookup=TokenLookup(fingerprint_key=fingerprint_key, search=search, log=log),
         )
 
 
@@ -329,6 +343,7 @@ async def housekeeping(
                 ("sign-ins", runtime.sign_out.forget_expired),
                 ("key-uses", runtime.key_ring.note_uses),
                 ("key-warnings", runtime.key_ring.warn),
+                ("roll-up", runtime.roll_up.catch_up),
             )
         ]
         if runtime.issuers is not None:

@@ -74,6 +74,17 @@ class Caller:
         return "auditor" if self.scopes <= SCOPES["auditor"] else "admin"
 
     @property
+    def trace(self) -> dict[str, Any]:
+        """Who did it, as members of a row."""
+        return {
+            "actor": self.user_id,
+            "credential": self.credential,
+            "sign_in": self.sign_in_id,
+            "request_id": self.origin.request_id,
+            "personal": self.origin.personal(),
+        }
+
+    @property
     def profiles(self) -> frozenset[str] | None:
         """The only profiles for this credential; None for all of the role."""
         return self.key.profiles if self.key is not None else None
