@@ -260,12 +260,10 @@ def kinds(tx: sa.Connection) -> list[str]:
 
 _KINDS = sa.text("""
     WITH RECURSIVE kinds (kind) AS (
-        SELECT (SELECT kind FROM audit_events ORDER BY kind LIMIT 1)
+        SELECT min(kind) FROM audit_events
         UNION ALL
-        SELECT (
-            SELECT audit_events.kind FROM audit_events
-            WHERE audit_events.kind > kinds.kind ORDER BY audit_events.kind LIMIT 1
-        ) FROM kinds WHERE kinds.kind IS NOT NULL
+        SELECT (SELECT min(e.kind) FROM audit_events AS e WHERE e.kind > kinds.kind)
+        FROM kinds WHERE kinds.kind IS NOT NULL
     )
     SELECT kind FROM kinds WHERE kind IS NOT NULL
 """)
