@@ -4,6 +4,7 @@ from alembic import context
 
 import app.audit.checkpoints
 import app.audit.events
+import app.audit.rollup
 import app.identity.external_users
 import app.identity.refresh_tokens
 import app.identity.reset_links

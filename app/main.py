@@ -24,7 +24,21 @@ from app.runtime import (
 )
 from app.sandbox.app import SandboxModel, create_sandbox
 from app.settings import Settings, read_settings
-from app.web import audit, auth, docs, health, integrity, keys, models, passwords, realtime, users
+from app.web import (
+    audit,
+    auth,
+    docs,
+    export,
+    health,
+    integrity,
+    keys,
+    lookup,
+    models,
+    overview,
+    passwords,
+    realtime,
+    users,
+)
 from app.web.admin.pages import install_admin_pages
 from app.web.door import door
 from app.web.error_pages import error_pages
@@ -125,6 +139,9 @@ def create_app(
         auth.router,
         passwords.router,
         audit.router,
+        overview.router,
+        export.router,
+        lookup.router,
         integrity.router,
         keys.router,
         models.router,

@@ -15,9 +15,12 @@ from app.audit.checkpointing import Checkpoints
 from app.audit.checkpoints import Signer, Unreadable
 from app.audit.continuity import Continuity, RolledBack
 from app.audit.denials import Denials
+from app.audit.export import Exports
 from app.audit.log import Log, Scribe
+from app.audit.overview import Overviews
 from app.audit.pruning import Pruning
 from app.audit.retention import Retention, Terms
+from app.audit.rollup import RollUp
 from app.audit.search import Search
 from app.audit.sqlite_writer import SqliteWriter
 from app.audit.verifications import Verifications
@@ -50,6 +53,7 @@ from app.identity.users import Users
 from app.minting.admission import Admission
 from app.minting.catalogue import Catalogue
 from app.minting.limits import MintLimits
+from app.minting.lookup import TokenLookup
 from app.minting.mint import Minter
 from app.minting.model_watch import ModelWatch
 from app.minting.openai import OpenAI
@@ -104,6 +108,10 @@ class Runtime:
     pruning: Pruning
     retention: Retention
     erasure: Erasure
+    roll_up: RollUp
+    overviews: Overviews
+    exports: Exports
+    token_lookup: TokenLookup
 
 
 def database_of(settings: Settings) -> "SqliteDatabase | PostgresDatabase":
@@ -304,6 +312,8 @@ async def open_runtime(
             denials=denials,
             clock=clock,
         )
+        search = Search(database, cursor_key=derive_key(secret, "cursor"))
+        fingerprint_key = derive_key(secret, "client-secret-fingerprint")
         yield Runtime(
             settings=settings,
             clock=clock,
@@ -367,14 +377,18 @@ async def open_runtime(
                 denials=denials,
                 metrics=metrics,
                 clock=clock,
-                fingerprint_key=derive_key(secret, "client-secret-fingerprint"),
+                fingerprint_key=fingerprint_key,
                 safety_key=derive_key(secret, "safety-identifier"),
                 connect=_connect(settings),
                 environment=settings.environment,
                 minting_on=settings.minting == "on",
             ),
             sweep=Sweep(database=database, log=log, clock=clock),
-            search=Search(database, cursor_key=derive_key(secret, "cursor")),
+            search=search,
+            roll_up=RollUp(database=database, log=log),
+            overviews=Overviews(database=database, clock=clock),
+            exports=Exports(database=database, log=log),
+            token_lookup=TokenLookup(fingerprint_key=fingerprint_key, search=search, log=log),
             continuity=continuity,
             checkpoints=Checkpoints(
                 signer=signer,
@@ -433,6 +447,7 @@ async def housekeeping(
                 ("models", runtime.models.keep_up),
                 ("checkpoints", runtime.checkpoints.keep),
                 ("retention", runtime.retention.run),
+                ("roll-up", runtime.roll_up.catch_up),
             )
         ]
         if runtime.issuers is not None:

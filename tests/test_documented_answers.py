@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from app.audit.rollup import rolled_up
 from app.base.db import Database
 from app.base.errors import MethodNotAllowed, every_problem
 from app.identity.callers import Origin
@@ -152,6 +153,18 @@ async def signed_in_without_a_log(stage: Stage) -> dict[str, str]:
     known = refresh_tokens.update().values(token_sha256=sha256(REFRESH_TOKEN.encode()).digest())
     await stage.runtime.database.alter(lambda tx: tx.execute(known).close())
     return headers
+
+
+async def with_a_closed_log(stage: Stage) -> dict[str, str]:
+    headers = await stage.bearer()
+    await stage.runtime.log.close()
+    return headers
+
+
+async def far_behind_with_adding_up(stage: Stage) -> dict[str, str]:
+    far = rolled_up.update().values(seq=-1_000_000)
+    await stage.runtime.database.alter(lambda tx: tx.execute(far).close())
+    return await stage.bearer()
 
 
 async def busy_with_passwords(stage: Stage) -> dict[str, str]:
@@ -313,6 +326,7 @@ def cases() -> Iterator[Case]:
     yield Case(search, "invalid_cursor", send={"params": {"cursor": "made-up"}})
     yield Case(search, "invalid_request", send={"params": {"limit": "0"}})
     yield Case(show, "not_found")
+    yield from view_cases()
     yield from key_cases()
     yield from user_cases()
     yield from integrity_cases()
@@ -324,6 +338,20 @@ def integrity_cases() -> Iterator[Case]:
     yield Case(OPERATIONS["getLatestCheckpoint"], "not_found")
     yield Case(start, "conflict", verifying)
     yield Case(start, "audit_unavailable", without_a_log)
+
+
+def view_cases() -> Iterator[Case]:
+    overview, export, look_up = (
+        OPERATIONS[name] for name in ("getAuditOverview", "exportAuditEvents", "lookUpToken")
+    )
+    yield Case(overview, "invalid_request", send={"params": {"span": "week"}})
+    yield Case(overview, "audit_unavailable", far_behind_with_adding_up)
+    yield Case(export, "invalid_request", send={"params": {"format": "xlsx"}})
+    yield Case(export, "audit_unavailable", without_a_log)
+    unknown_token = {"json": {"token": "ek_unknown"}}
+    yield Case(look_up, "invalid_request", send={"json": {}})
+    yield Case(look_up, "not_found", send=unknown_token)
+    yield Case(look_up, "audit_unavailable", with_a_closed_log, unknown_token)
 
 
 def key_cases() -> Iterator[Case]:
@@ -500,6 +528,7 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
             "addUser": USER,
             "createServiceKey": KEY,
             "setUserRole": {"role": "auditor"},
+            "lookUpToken": {"token": minted.json()["token"]},
             "changePassword": {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD},
             "resetPassword": {"token": RESET_TOKEN, "password": NEW_PASSWORD},
         }.get(operation.id)
@@ -510,7 +539,9 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
     assert answer.is_success
     described = operation.described["responses"][str(answer.status_code)]
     if "content" in described:
-        check(answer.json(), described["content"][answer.headers["Content-Type"]]["schema"])
+        media_type = answer.headers["Content-Type"]
+        body = answer.json() if media_type == "application/json" else answer.text
+        check(body, described["content"][media_type]["schema"])
     else:
         assert answer.content == b""
     if operation.path not in PUBLIC:

@@ -425,6 +425,9 @@ async def test_every_route_asks_for_a_caller_or_is_named_public(
 READ_BY_AUDITORS = {
     "/audit/events",
     "/audit/events/{id}",
+    "/audit/export",
+    "/audit/lookup",
+    "/audit/overview",
     "/audit/checkpoints",
     "/audit/checkpoints/latest",
     "/audit/public-key",
@@ -513,6 +516,10 @@ async def test_an_auditor_searches_and_pages(
 
     assert [len(first["events"]), len(second["events"])] == [2, 1]
     assert second["nextCursor"] is None
+    assert first["previousCursor"] is None
+    assert (second["matches"], second["moreMatches"]) == (3, False)
+    back = {**query, "cursor": second["previousCursor"]}
+    assert (await client.get("/audit/events", params=back, headers=headers)).json() == first
     seqs = [event["seq"] for event in first["events"] + second["events"]]
     assert seqs == sorted(seqs, reverse=True)
     window = {"from": "2026-11-20T12:01:00Z", "to": "2026-11-20T13:02:00+01:00"}
@@ -533,6 +540,8 @@ async def test_an_auditor_searches_and_pages(
         ("from=2026-11-20T12:00:00", 422, "invalid_request"),
         ("from=1795176000", 422, "invalid_request"),
         ("to=0.5", 422, "invalid_request"),
+        ("span=week", 422, "invalid_request"),
+        ("span=7d&from=2026-11-20T12:00:00Z", 422, "invalid_request"),
     ],
 )
 async def test_a_search_that_cannot_be_run_is_refused(

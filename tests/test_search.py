@@ -4,7 +4,8 @@ import pytest
 
 from app.audit.events import Event
 from app.audit.log import Log
-from app.audit.search import Filters, Search
+from app.audit.matches import Filters
+from app.audit.search import Search
 from app.base.db import Database
 from app.base.errors import InvalidCursor
 from tests.clock import StandingClock
@@ -30,9 +31,9 @@ async def test_pages_neither_skip_nor_repeat_while_rows_arrive(
         seen += [entry.members["count"] for entry in page.entries]
         await log.record([an_event(later)])
         later += 1
-        if page.next_cursor is None:
+        if page.older is None:
             break
-        cursor = page.next_cursor
+        cursor = page.older
 
     assert seen == list(range(25, 0, -1))
 
@@ -43,7 +44,7 @@ async def test_a_full_last_page_has_no_next(database: Database, log: Log) -> Non
     page = await Search(database, cursor_key=KEY).page(Filters(), limit=10)
 
     assert len(page.entries) == 10
-    assert page.next_cursor is None
+    assert page.older is None
 
 
 @pytest.mark.parametrize(
@@ -94,4 +95,4 @@ async def test_a_cursor_of_another_key_is_refused(database: Database, log: Log) 
     page = await Search(database, cursor_key=b"other").page(Filters(), limit=1)
 
     with pytest.raises(InvalidCursor):
-        await Search(database, cursor_key=KEY).page(Filters(), limit=1, cursor=page.next_cursor)
+        await Search(database, cursor_key=KEY).page(Filters(), limit=1, cursor=page.older)

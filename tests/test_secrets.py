@@ -150,6 +150,7 @@ class Visit:
         for name in ("from", "actor", "cursor", "limit", PASSWORD):
             sought = {name: PASSWORD}
             await self._send("GET", "/audit/events", params=sought, headers=headers)
+        await self._view_the_log(headers, token)
         reader = {"Authorization": f"Bearer {METRICS_TOKEN}"}
         await self._send("GET", "/metrics", headers=reader)
         assert self.answers[-1].status_code == 200
@@ -161,6 +162,20 @@ class Visit:
         headers = {"Authorization": f"Bearer {renewed['access_token']}"}
         await self._change_passwords(headers)
         await self._send("POST", "/auth/revoke", data={"token": renewed["refresh_token"]})
+
+    async def _view_the_log(self, admin: dict[str, str], token: str) -> None:
+        """Look a token up in every way that is meant and not meant for it, and export the log."""
+        look_up = "/audit/lookup"
+        for body in ({"token": token}, {"token": [token]}, {token: token}, token):
+            await self._send("POST", look_up, headers=admin, json=body)
+        await self._send("POST", look_up, headers=admin, data={"token": token})
+        await self._send("GET", f"{look_up}/{token}", headers=admin, params={"token": token})
+        for secret in (token, PASSWORD):
+            for name in ("id", "actor", "address", "profile", "span"):
+                for path in ("/audit/events", "/audit/export", "/audit/overview"):
+                    await self._send("GET", path, headers=admin, params={name: secret})
+        for form in ("csv", "jsonl"):
+            await self._send("GET", "/audit/export", headers=admin, params={"format": form})
 
     async def _ask_as_a_backend(self, admin: dict[str, str]) -> None:
         """Have keys made, mint with them, be refused with them in every way."""

@@ -6,14 +6,12 @@ from functools import partial
 
 import httpx
 import pytest
-import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
 from app.audit.events import Event
 from app.base.errors import UpstreamProblem
 from app.identity.users import User
 from app.minting.profiles import Wish
-from app.minting.upstream_quota import _last_refusal, quota_exhausted_at
+from app.minting.upstream_quota import quota_exhausted_at
 from app.runtime import Runtime
 from tests.clock import StandingClock
 from tests.conftest import caller_for, on_sqlite
@@ -93,16 +91,3 @@ async def test_a_failure_of_something_else_for_that_reason_is_not_about_mints(
     await runtime.log.record([Event(action="model.refresh", outcome="failed", reason=reason)])
 
     assert await exhausted_at(runtime) is None
-
-
-@on_sqlite
-async def test_an_index_leads_to_the_answer_however_long_the_log_is(runtime: Runtime) -> None:
-    wanted = _last_refusal(since=runtime.clock())
-    text = wanted.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
-    explain = sa.text(f"EXPLAIN QUERY PLAN {text}")
-
-    plan = await runtime.database.read(lambda tx: [row.detail for row in tx.execute(explain)])
-
-    steps = [step for step in plan if "audit_events" in step]
-    assert len(steps) == 2
-    assert all("ix_audit_events_outcome_seq" in step for step in steps), plan

@@ -28,32 +28,73 @@ _GENERATED = (
     "model_asked",
     "model_used",
     "token_fingerprint",
+    "sign_in",
+    "upstream_request_id",
 )
 
+KIND = ("action", "outcome", "reason", "profile", "model_asked", "model_used")
+"""The members that make the kind of a row. Each has few values, and so have all together: a log of
+millions of rows has some hundred kinds. Whichever of them a search asks for, it looks up the kinds
+that fit, and takes the rows of each by index."""
 
-class _OfCanon(ColumnElement[str]):
-    """A member of the hashed text, in the words of each database."""
+
+class _Member(ColumnElement[str]):
+    """A member of the JSON in a column, in the words of each database."""
 
     inherit_cache = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, column: str, name: str) -> None:
+        self.column = column
         self.name = name
 
 
-@compiles(_OfCanon, "sqlite")
-def _of_canon_sqlite(element: _OfCanon, _compiler: SQLCompiler, **_: Any) -> str:
-    return f"json_extract(canon, '$.{element.name}')"
+@compiles(_Member, "sqlite")
+def _member_sqlite(element: _Member, _compiler: SQLCompiler, **_: Any) -> str:
+    return f"json_extract({element.column}, '$.{element.name}')"
 
 
-@compiles(_OfCanon, "postgresql")
-def _of_canon_postgresql(element: _OfCanon, _compiler: SQLCompiler, **_: Any) -> str:
-    return f"(canon::jsonb ->> '{element.name}')"
+@compiles(_Member, "postgresql")
+def _member_postgresql(element: _Member, _compiler: SQLCompiler, **_: Any) -> str:
+    return f"({element.column}::jsonb ->> '{element.name}')"
+
+
+class _Kind(ColumnElement[str]):
+    """The members of `KIND` in one text, with a line feed between each two."""
+
+    inherit_cache = True
+
+
+@compiles(_Kind, "sqlite")
+def _kind_sqlite(_element: _Kind, _compiler: SQLCompiler, **_: Any) -> str:
+    return " || char(10) || ".join(f"coalesce(json_extract(canon, '$.{m}'), '')" for m in KIND)
+
+
+@compiles(_Kind, "postgresql")
+def _kind_postgresql(_element: _Kind, _compiler: SQLCompiler, **_: Any) -> str:
+    return " || chr(10) || ".join(f"coalesce(canon::jsonb ->> '{m}', '')" for m in KIND)
 
 
 def _from_canon(name: str) -> sa.Column[str]:
     # Computed from the hashed text, so that what is searched cannot drift from what is proved.
-    return sa.Column(name, sa.Text, sa.Computed(_OfCanon(name)))
+    return sa.Column(name, sa.Text, sa.Computed(_Member("canon", name)))
 
+
+def _index_where_given(name: str) -> sa.Index:
+    """Return the index of a column that many rows leave empty."""
+    given = sa.text(f"{name} IS NOT NULL")
+    return sa.Index(
+        f"ix_audit_events_{name}_seq", name, "seq", sqlite_where=given, postgresql_where=given
+    )
+
+
+_SOUGHT = (
+    "credential",
+    "target",
+    "sign_in",
+    "request_id",
+    "upstream_request_id",
+    "token_fingerprint",
+)
 
 audit_events = sa.Table(
     "audit_events",
@@ -68,6 +109,7 @@ audit_events = sa.Table(
     sa.Column("canon", sa.Text, nullable=False),  # compact JSON, hashed as it stands
     sa.Column("row_hash", sa.LargeBinary(32), nullable=False),
     *map(_from_canon, _GENERATED),
+    sa.Column("kind", sa.Text, sa.Computed(_Kind())),
     sa.Index("uq_audit_events_event_id", "event_id", unique=True),
     sa.Index(
         "uq_audit_events_requested",
@@ -83,9 +125,20 @@ audit_events = sa.Table(
         sqlite_where=sa.text("outcome IN ('issued', 'failed', 'unknown')"),
         postgresql_where=sa.text("outcome IN ('issued', 'failed', 'unknown')"),
     ),
-    sa.Index("ix_audit_events_actor_seq", "actor", "seq"),
-    sa.Index("ix_audit_events_action_seq", "action", "seq"),
-    sa.Index("ix_audit_events_outcome_seq", "outcome", "seq"),
+    sa.Index(
+        "ix_audit_events_denied",  # the attempts that the two above leave out
+        "attempt_id",
+        sqlite_where=sa.text("outcome = 'denied'"),
+        postgresql_where=sa.text("outcome = 'denied'"),
+    ),
+    sa.Index(
+        "ix_audit_events_requested_seq",
+        "seq",
+        sqlite_where=sa.text("outcome = 'requested'"),
+        postgresql_where=sa.text("outcome = 'requested'"),
+    ),
+    *(sa.Index(f"ix_audit_events_{name}_seq", name, "seq") for name in ("kind", "actor")),
+    *map(_index_where_given, _SOUGHT),
 )
 
 audit_personal = sa.Table(
@@ -94,6 +147,15 @@ audit_personal = sa.Table(
     sa.Column("event_id", sa.String(40), primary_key=True),  # evt_…
     sa.Column("salt", sa.LargeBinary(16), nullable=False),
     sa.Column("data", sa.Text, nullable=False),  # compact JSON, as it was committed to
+    sa.Column("seq", sa.BigInteger),  # of the row; None where an older release wrote it on SQLite
+    sa.Column("ip", sa.Text, sa.Computed(_Member("data", "ip"))),
+    sa.Index(
+        "ix_audit_personal_ip_seq",
+        "ip",
+        "seq",
+        sqlite_where=sa.text("ip IS NOT NULL"),
+        postgresql_where=sa.text("ip IS NOT NULL"),
+    ),
 )
 
 
@@ -149,6 +211,7 @@ class Event:
     count: int | None = None
     boundary_seq: int | None = None  # of the last row that was pruned, forgotten or accepted
     boundary_hash: str | None = None  # its row_hash, hex
+    filters: str | None = None  # of what was exported; see `app.audit.matches.Filters.told`
     personal: Personal | None = None
     event_id: str = field(default_factory=lambda: new_id("evt"))
 

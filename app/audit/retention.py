@@ -1,6 +1,5 @@
 """How long things are kept: personal data for so many days, rows for so many more."""
 
-import json
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,10 @@ import structlog
 
 from app.audit.events import Event, audit_events
 from app.audit.log import Log
+from app.audit.matches import Filters
 from app.audit.personal_data import delete_personal
 from app.audit.pruning import CannotPrune, Pruning
+from app.audit.search import newest
 from app.audit.segments import CannotExport
 from app.audit.stored import last_before
 from app.base.clock import Clock, to_unix_microseconds
@@ -103,10 +104,11 @@ class Retention:
 
 def _expired_up_to(tx: sa.Connection) -> int:
     """Return the row up to which personal data are gone, by what the log says, or rows are."""
-    c = audit_events.c
-    wanted = sa.select(c.canon).where(c.action == _ACTION).order_by(c.seq.desc()).limit(1)
-    canon, first = tx.scalar(wanted), tx.scalar(sa.select(sa.func.min(c.seq)))
-    return max(json.loads(canon)["boundary_seq"] if canon else 0, (first or 1) - 1)
+    last, first = (
+        newest(tx, Filters(action=_ACTION)),
+        tx.scalar(sa.select(sa.func.min(audit_events.c.seq))),
+    )
+    return max(last[0].members["boundary_seq"] if last else 0, (first or 1) - 1)
 
 
 def _expire(tx: sa.Connection, *, after: int, up_to: int) -> None:

@@ -1,4 +1,4 @@
-"""Reading the log: filters, pages that neither skip nor repeat, and one attempt's rows."""
+"""Reading the log: pages that neither skip nor repeat, and one attempt's rows."""
 
 import base64
 import hashlib
@@ -12,49 +12,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.audit.events import audit_events, audit_personal
-from app.base.clock import from_unix_microseconds, to_unix_microseconds
+from app.audit.matches import NO_ROW, Filters, Matches
+from app.base.clock import from_unix_microseconds
 from app.base.db import Database
 from app.base.errors import InvalidCursor
 
 LARGEST_PAGE = 200
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """Which rows are wanted; every member left at ``None`` lets all pass."""
-
-    actor: str | None = None
-    credential: str | None = None
-    action: str | None = None
-    outcome: str | None = None
-    profile: str | None = None
-    model: str | None = None  # asked or used
-    token_fingerprint: str | None = None
-    since: datetime | None = None  # from here on, inclusive
-    until: datetime | None = None  # up to here, exclusive
-
-    def where(self) -> list[sa.ColumnElement[bool]]:
-        """Return the conditions, for a select from `audit_events`."""
-        c = audit_events.c
-        wanted: list[sa.ColumnElement[bool]] = [
-            column == value
-            for column, value in (
-                (c.actor, self.actor),
-                (c.credential, self.credential),
-                (c.action, self.action),
-                (c.outcome, self.outcome),
-                (c.profile, self.profile),
-                (c.token_fingerprint, self.token_fingerprint),
-            )
-            if value is not None
-        ]
-        if self.model is not None:
-            wanted.append((c.model_used == self.model) | (c.model_asked == self.model))
-        if self.since is not None:
-            wanted.append(c.recorded_at >= to_unix_microseconds(self.since))
-        if self.until is not None:
-            wanted.append(c.recorded_at < to_unix_microseconds(self.until))
-        return wanted
+MOST_COUNTED = 10_000
+"""Up to so many matches are counted; beyond, it is only known that there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +35,22 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Where a page begins: next to a row that is not on it."""
+
+    seq: int
+    newer: bool = False  # on which side
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """Rows newest first, and where the next page begins."""
+    """Rows newest first, where the pages beside it begin, and how much there is."""
 
     entries: Sequence[Entry]
-    next_cursor: str | None
+    newer: str | None  # cursor of the page with later rows; None when there are none
+    older: str | None
+    matches: int  # at most `MOST_COUNTED`
+    more: bool  # there are more than that
 
 
 class Search:
@@ -90,38 +67,63 @@ class Search:
     async def page(self, filters: Filters, *, limit: int, cursor: str | None = None) -> Page:
         """Return up to *limit* rows, newest first.
 
-        Rows that arrive meanwhile have a higher seq, so that they neither shift nor repeat a page.
+        A cursor names a row, and which side of it is wanted. Rows that arrive meanwhile have a
+        higher seq, so that they neither shift nor repeat a page.
 
         Raises:
-            InvalidCursor: *cursor* is not the ``next_cursor`` of an earlier page.
+            InvalidCursor: *cursor* is not one of an earlier page.
         """
-        wanted = _entries().where(*filters.where())
-        if cursor is not None:
-            wanted = wanted.where(audit_events.c.seq < self._seq_of(cursor))
-        wanted = wanted.order_by(audit_events.c.seq.desc()).limit(limit + 1)
-        rows = await self._database.read(lambda tx: tx.execute(wanted).all())
-        entries = [_entry(row) for row in rows[:limit]]
-        more = len(rows) > limit
-        return Page(entries, self._cursor_after(entries[-1].seq) if more else None)
+        beside = self._read(cursor) if cursor is not None else Beside(NO_ROW)
+
+        def find(tx: sa.Connection) -> Page:
+            matches = Matches.of(tx, filters)
+            if beside.newer:
+                seqs = matches.oldest(tx, after=beside.seq, limit=limit + 1)
+            else:
+                seqs = matches.newest(tx, before=beside.seq, limit=limit + 1)
+            shown = sorted(seqs[:limit], reverse=True)
+            beyond, came_from = len(seqs) > limit, beside.seq != NO_ROW
+            newer, older = (beyond, came_from) if beside.newer else (came_from, beyond)
+            # An empty page lies between the row that the cursor named and nothing.
+            first = shown[0] if shown else beside.seq - 1
+            last = shown[-1] if shown else beside.seq + 1
+            counted = len(shown)
+            if newer or older:  # else all matches are shown
+                counted = matches.count(tx, most=MOST_COUNTED + 1)
+            return Page(
+                entries_of(tx, shown),
+                newer=self._written(Beside(first, newer=True)) if newer else None,
+                older=self._written(Beside(last)) if older else None,
+                matches=min(counted, MOST_COUNTED),
+                more=counted > MOST_COUNTED,
+            )
+
+        return await self._database.read(find)
 
     async def event(self, event_id: str) -> Entry | None:
         """Return one row."""
-        wanted = _entries().where(audit_events.c.event_id == event_id)
-        row = await self._database.read(lambda tx: tx.execute(wanted).first())
-        return _entry(row) if row else None
+        found = await self._by_id(event_id)
+        return found[0] if found else None
 
     async def attempt(self, attempt_id: str) -> list[Entry]:
         """Return every row of one attempt, in the order they were written."""
-        wanted = _entries().where(audit_events.c.attempt_id == attempt_id)
-        wanted = wanted.order_by(audit_events.c.seq)
-        rows = await self._database.read(lambda tx: tx.execute(wanted).all())
-        return [_entry(row) for row in rows]
+        found = await self._by_id(attempt_id)
+        return [entry for entry in found[::-1] if entry.members.get("attempt_id") == attempt_id]
 
-    def _cursor_after(self, seq: int) -> str:
-        number = seq.to_bytes(8, "big")
+    async def _by_id(self, wanted: str) -> list[Entry]:
+        """Return the newest rows in which an id stands, newest first."""
+
+        def find(tx: sa.Connection) -> list[Entry]:
+            matches = Matches.of(tx, Filters(id=wanted))
+            return entries_of(tx, matches.newest(tx, limit=LARGEST_PAGE))
+
+        return await self._database.read(find)
+
+    def _written(self, beside: Beside) -> str:
+        number = (beside.seq << 1 | beside.newer).to_bytes(8, "big")
         return base64.urlsafe_b64encode(number + self._mark(number)).decode()
 
-    def _seq_of(self, cursor: str) -> int:
+    def _read(self, cursor: str) -> Beside:
         try:
             raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
         except ValueError:
@@ -129,10 +131,11 @@ class Search:
         number, mark = raw[:8], raw[8:]
         if not hmac.compare_digest(mark, self._mark(number)):
             raise InvalidCursor
-        return int.from_bytes(number, "big")
+        seq, newer = divmod(int.from_bytes(number, "big"), 2)
+        return Beside(seq, newer=bool(newer))
 
     def _mark(self, number: bytes) -> bytes:
-        return hmac.digest(self._cursor_key, number, hashlib.sha256)[:16]
+        return hmac.digest(self._cursor_key, b"beside" + number, hashlib.sha256)[:16]
 
 
 _JOINED = audit_events.outerjoin(
@@ -140,13 +143,20 @@ _JOINED = audit_events.outerjoin(
 )
 
 
-def _entries() -> sa.Select[Any]:
+def newest(tx: sa.Connection, filters: Filters, *, limit: int = 1) -> list[Entry]:
+    """Return the newest rows that match, newest first; by index, however long the log is."""
+    return entries_of(tx, Matches.of(tx, filters).newest(tx, limit=limit))
+
+
+def entries_of(tx: sa.Connection, seqs: Sequence[int]) -> list[Entry]:
+    """Return these rows, newest first."""
     c = audit_events.c
-    columns = sa.select(c.seq, c.recorded_at, c.canon, c.row_hash, audit_personal.c.data)
-    return columns.select_from(_JOINED)
+    wanted = sa.select(c.seq, c.recorded_at, c.canon, c.row_hash, audit_personal.c.data)
+    wanted = wanted.select_from(_JOINED).where(c.seq.in_(seqs)).order_by(c.seq.desc())
+    return [_entry(row) for row in tx.execute(wanted)]
 
 
-def _entry(row: sa.Row[Any]) -> Entry:
+def _entry(row: Any) -> Entry:
     return Entry(
         seq=row.seq,
         recorded_at=from_unix_microseconds(row.recorded_at),

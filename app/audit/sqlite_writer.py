@@ -212,8 +212,8 @@ class SqliteWriter(Writer):
             self._written_at = recorded_at
             rows.append((seq, recorded_at, written.canon, previous))
             if written.personal is not None:
-                personal.append((written.event_id, written.salt, written.personal))
-        _insert(driver, "audit_personal (event_id, salt, data)", personal)
+                personal.append((written.event_id, written.salt, written.personal, seq))
+        _insert(driver, "audit_personal (event_id, salt, data, seq)", personal)
         _insert(driver, "audit_events (seq, recorded_at, canon, row_hash)", rows)
         return chain.Head(seq, previous)
 

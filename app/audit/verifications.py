@@ -1,22 +1,22 @@
 """Verifying while the service runs: one walk at a time, beside everything else."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 import structlog
 
 from app.audit.checkpoint_file import CheckpointFile
 from app.audit.checkpoints import PublicKey
-from app.audit.events import Event, audit_events
+from app.audit.events import Event
 from app.audit.log import Log
+from app.audit.matches import Filters
+from app.audit.search import newest
 from app.audit.verification import Verification
-from app.base.clock import Clock, from_unix_microseconds
+from app.base.clock import Clock
 from app.base.db import Database
 from app.base.errors import AuditUnavailable, Conflict
 
@@ -138,13 +138,8 @@ class Verifications:
         Raises:
             AuditUnavailable: The database is away.
         """
-        c = audit_events.c
-        wanted = sa.select(c.recorded_at, c.canon).where(c.action == _FINISHED)
-        wanted = wanted.order_by(c.seq.desc()).limit(1)
-        row = await self._database.read(lambda tx: tx.execute(wanted).first())
-        if row is None:
-            return None
-        return Verdict(from_unix_microseconds(row.recorded_at), json.loads(row.canon)["count"])
+        found = await self._database.read(lambda tx: newest(tx, Filters(action=_FINISHED)))
+        return Verdict(found[0].recorded_at, found[0].members["count"]) if found else None
 
     async def close(self) -> None:
         """End the walk that is under way."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -69,12 +70,18 @@ class PostgresDatabase(Database):
             pool_pre_ping=True,  # a connection that a restart has cut is replaced unnoticed
         )
 
-    async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
-        """Open a connection that may write; its owner begins and ends transactions itself."""
+    async def connect(
+        self, *, statement_seconds: float | None = STATEMENT_SECONDS
+    ) -> "asyncpg.Connection[asyncpg.Record]":
+        """Open a connection that may write; its owner begins and ends transactions itself.
+
+        Args:
+            statement_seconds: Longest wait for an answer to one statement; None for any time.
+        """
         connection = await asyncpg.connect(
             self._dsn,
             timeout=CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS,
+            command_timeout=statement_seconds,
             server_settings={
                 "application_name": "realtime-tokens",
                 # Whatever the server's defaults are: an answered write survives a power cut, and
@@ -126,7 +133,14 @@ class PostgresDatabase(Database):
 
     @override
     async def alter(self, change: Callable[[sa.Connection], None]) -> None:
-        async with self._engine.begin() as connection:
+        # A migration may compute every row of the log anew, however many there are.
+        engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=partial(self.connect, statement_seconds=None),
+            poolclass=sa.NullPool,
+            hide_parameters=True,
+        )
+        async with engine.begin() as connection:
             await connection.execute(
                 sa.text(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_SECONDS}s'")
             )

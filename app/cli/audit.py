@@ -6,12 +6,15 @@ from datetime import UTC
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
 from rich.table import Table
 
-from app.audit.search import Entry, Filters, Search
+from app.audit.matches import Filters
+from app.audit.search import Entry, Search
 from app.base.ids import is_id
 from app.cli import proof
 from app.cli.terminal import command_settings, fail, in_runtime, open_database, out
+from app.identity.users import OPERATOR
 from app.runtime import Runtime, end_users, installation_secret
 from app.web.audit import EventResponse, EventView
 
@@ -58,14 +61,10 @@ def list_events(
 @commands.command("trace")
 def trace_token() -> None:
     """Read a leaked token (ek_…) from stdin, and print the mint that it came from."""
-    value = sys.stdin.readline().strip()
+    value = SecretStr(sys.stdin.readline())
 
     async def find(runtime: Runtime) -> list[Entry]:
-        fingerprint = runtime.minter.fingerprint(value)
-        page = await runtime.search.page(Filters(token_fingerprint=fingerprint), limit=1)
-        if not page.entries:
-            return []
-        return await runtime.search.attempt(page.entries[0].members["attempt_id"])
+        return await runtime.token_lookup.find(value, by={"actor": OPERATOR})
 
     rows = in_runtime(find)
     if not rows:

@@ -142,7 +142,7 @@ class Minter:
                 secret = await self._openai.create_client_secret(
                     plan.session,
                     ttl_seconds=plan.ttl_seconds,
-                    safety_identifier=self._keyed(self._safety_key, caller.user_id),
+                    safety_identifier=keyed(self._safety_key, caller.user_id),
                     client_request_id=attempt_id,
                 )
         except BaseException as error:
@@ -179,11 +179,7 @@ class Minter:
 
     def fingerprint(self, value: str) -> str:
         """Return the keyed digest under which the log knows a client secret, in hex."""
-        return self._keyed(self._fingerprint_key, value)
-
-    @staticmethod
-    def _keyed(key: bytes, text: str) -> str:
-        return hmac.digest(key, text.encode(), hashlib.sha256).hex()
+        return keyed(self._fingerprint_key, value)
 
     async def _settle_without_secret(
         self, attempt: Mapping[str, Any], error: BaseException
@@ -236,6 +232,11 @@ class Minter:
             personal=caller.origin.personal(),
         )
         await self._denials.record(event)
+
+
+def keyed(key: bytes, text: str) -> str:
+    """Return a digest of *text* that nobody can make without the *key*, in hex."""
+    return hmac.digest(key, text.encode(), hashlib.sha256).hex()
 
 
 def _attempt(attempt_id: str, caller: Caller, plan: PlannedSession) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What an admin has to know about models."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -8,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from app.audit.events import audit_events
-from app.base.clock import from_unix_microseconds, to_unix_microseconds
+from app.audit.matches import Filters
+from app.audit.search import newest
 from app.base.errors import UpstreamMisconfigured
 from app.minting.catalogue import Catalogue
 from app.minting.listed_models import CHANGE_KINDS, Findings
@@ -81,17 +80,8 @@ def standing_notices(
 
 def changed_lately(tx: sa.Connection, *, since: datetime) -> list[ModelNotice]:
     """Return what the looks have changed, newest first, from the rows that tell of it."""
-    c = audit_events.c
-    wanted = (
-        sa.select(c.recorded_at, c.canon)
-        .where(c.action == "model.change", c.recorded_at >= to_unix_microseconds(since))
-        .order_by(c.seq.desc())
-        .limit(MOST_NEWS)
-    )
-    return [
-        _news(from_unix_microseconds(row.recorded_at), json.loads(row.canon))
-        for row in tx.execute(wanted)
-    ]
+    rows = newest(tx, Filters(action="model.change", since=since), limit=MOST_NEWS)
+    return [_news(row.recorded_at, row.members) for row in rows]
 
 
 def _of_profiles(bindings: Sequence[Binding]) -> Iterator[ModelNotice]:

@@ -5,9 +5,18 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
-from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
-from app.audit.search import LARGEST_PAGE, Entry, Filters
+from app.audit.matches import Filters
+from app.audit.search import LARGEST_PAGE, MOST_COUNTED, Entry
+from app.audit.spans import Span, beginning
 from app.base.errors import FieldError, InvalidCursor, InvalidRequest, NotFound
 from app.base.ids import is_id
 from app.web.callers import Auditor, RuntimeDep
@@ -103,6 +112,10 @@ class EventView(Answer):
         " or that the log had when it was accepted.",
     )
     boundary_hash: str | None = Field(default=None, description="The `rowHash` of that row.")
+    filters: str | None = Field(
+        default=None,
+        description="What was exported; `withheld` stands for what is not kept for good.",
+    )
     environment: str = Field(description="`live` or `sandbox`.")
     ip: str | None = Field(default=None, description="The client's address, while it is kept.")
     user_agent: str | None = Field(
@@ -142,27 +155,9 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 """A moment as RFC 3339 writes it, with its offset from UTC."""
 
 
-class EventQuery(Asked):
-    """Which rows are wanted. All of it is optional and combines."""
+class SpanQuery(Asked):
+    """Which span of time is wanted: by name, or from and to."""
 
-    actor: Omissible[Plain] = Field(
-        default=None,
-        description="Who did it: `usr_…`, `operator`, or the `eus_…` of a backend's end user.",
-    )
-    credential: Omissible[Plain] = Field(
-        default=None, description="What was shown, such as the `key_…` of a service key."
-    )
-    action: Omissible[Plain] = Field(
-        default=None, description="What was done, such as `client_secret.mint`, `user.sign_in`."
-    )
-    outcome: Omissible[Plain] = Field(
-        default=None,
-        description="`requested`, `issued`, `failed`, `unknown`, `denied` or `succeeded`.",
-    )
-    profile: Omissible[Plain] = Field(default=None, description="Name of a session profile.")
-    model: Omissible[Plain] = Field(
-        default=None, description="A model's id or family, as asked for or as used."
-    )
     since: Omissible[Instant] = Field(
         default=None,
         alias="from",
@@ -171,26 +166,78 @@ class EventQuery(Asked):
     until: Omissible[Instant] = Field(
         default=None, alias="to", description="Rows earlier than this: RFC 3339 with offset."
     )
+    span: Omissible[Span] = Field(
+        default=None,
+        description="In place of both: the last hour, today in UTC, the last 24 hours, 7 days, 30.",
+    )
+
+    @field_validator("span")
+    @classmethod
+    def _alone(cls, span: Span | None, others: ValidationInfo) -> Span | None:
+        if others.data.get("since") or others.data.get("until"):
+            raise ValueError("cannot stand beside from or to; leave one of them out")
+        return span
+
+    def began(self, now: datetime) -> datetime | None:
+        """Return when the span begins; None for the beginning of the log."""
+        return beginning(self.span, now) if self.span else self.since
+
+
+class FilterQuery(SpanQuery):
+    """Which rows are wanted. All of it is optional and combines."""
+
+    id: Omissible[Plain] = Field(
+        default=None,
+        description="Any id that stands in a row: `evt_…` of the row itself, `tok_…`, `usr_…`,"
+        " `eus_…`, `key_…`, `sgn_…`, a request's `X-Request-ID`, or OpenAI's of our request to it.",
+    )
+    actor: Omissible[Plain] = Field(
+        default=None,
+        description="Who did it: `usr_…`, `operator`, or the `eus_…` of a backend's end user.",
+    )
+    target: Omissible[Plain] = Field(
+        default=None, description="Whom or what it was done to: `usr_…`, `key_…`, `tok_…`."
+    )
+    credential: Omissible[Plain] = Field(
+        default=None, description="What was shown, such as the `key_…` of a service key."
+    )
+    address: Omissible[Plain] = Field(
+        default=None,
+        description="The client's address, while it is kept. Of an attempt its first row has it,"
+        " `requested` or `denied`.",
+    )
+    action: Omissible[Plain] = Field(
+        default=None, description="What was done, such as `client_secret.mint`, `user.sign_in`."
+    )
+    outcome: Omissible[Plain] = Field(
+        default=None,
+        description="`requested`, `issued`, `failed`, `unknown`, `denied` or `succeeded`.",
+    )
+    reason: Omissible[Plain] = Field(
+        default=None, description="Why not, such as `rate_limited` or `upstream_timeout`."
+    )
+    profile: Omissible[Plain] = Field(default=None, description="Name of a session profile.")
+    model: Omissible[Plain] = Field(
+        default=None, description="A model's id or family, as asked for or as used."
+    )
+
+    def filters(self, now: datetime) -> Filters:
+        """Return what selects rows, spans of time as they are at *now*."""
+        same = ("id", "actor", "target", "credential", "address")
+        kind = ("action", "outcome", "reason", "profile", "model")
+        members = {name: getattr(self, name) for name in (*same, *kind)}
+        return Filters(**members, since=self.began(now), until=self.until)
+
+
+class EventQuery(FilterQuery):
+    """Which rows are wanted, and which page of them."""
+
     limit: int = Field(default=50, ge=1, le=LARGEST_PAGE, description="Rows per page at the most.")
     cursor: Omissible[str] = Field(
         default=None,
         max_length=64,
-        description="`nextCursor` of the page before, with the same filters.",
+        description="`nextCursor` or `previousCursor` of another page, with the same filters.",
     )
-
-    @property
-    def filters(self) -> Filters:
-        """What of it selects rows."""
-        return Filters(
-            actor=self.actor,
-            credential=self.credential,
-            action=self.action,
-            outcome=self.outcome,
-            profile=self.profile,
-            model=self.model,
-            since=self.since,
-            until=self.until,
-        )
 
 
 class EventsResponse(Answer):
@@ -198,8 +245,15 @@ class EventsResponse(Answer):
 
     events: list[EventView]
     next_cursor: str | None = Field(
-        description="Send it as `cursor` for the next page; null when this is the last."
+        description="Send it as `cursor` for the page of older rows; null when this is the last."
     )
+    previous_cursor: str | None = Field(
+        description="Likewise for the page of newer rows; null when this is the first."
+    )
+    matches: int = Field(
+        description=f"How many rows match, on all pages together; {MOST_COUNTED} at the most."
+    )
+    more_matches: bool = Field(description="Whether there are more than that.")
 
 
 class EventResponse(Answer):
@@ -209,7 +263,7 @@ class EventResponse(Answer):
     attempt: list[EventView] = Field(description="In the order they were written.")
 
 
-_INTENT = {
+INTENT = {
     "seq": 4710,
     "recordedAt": "2026-11-20T12:00:00.123456Z",
     "eventId": "evt_0ENVJ1MA8PS6D3Z4R7AQC2XQNG",
@@ -230,8 +284,8 @@ _INTENT = {
     "userAgent": "Mozilla/5.0",
     "rowHash": "3b64db95cb55c763391c707108489ae18b4112d783300de38e033b4c98c3deaf",
 }
-_OUTCOME = {
-    **_INTENT,
+OUTCOME = {
+    **INTENT,
     "seq": 4711,
     "recordedAt": "2026-11-20T12:00:00.389012Z",
     "eventId": "evt_3XJQZK9Q6MDYS2G23FC76JV4CM",
@@ -253,8 +307,11 @@ _OUTCOME = {
         **success(
             "A page of rows, newest first.",
             example={
-                "events": [_OUTCOME, _INTENT],
-                "nextCursor": "AAAAAAAAEmZrM2d4UTJ2bDd3c0hZcE4x",
+                "events": [OUTCOME, INTENT],
+                "nextCursor": "AAAAAAAAJMxrM2d4UTJ2bDd3c0hZcE4x",
+                "previousCursor": "AAAAAAAAJM9wN0tkWjNtVGhRMnYxYUxC",
+                "matches": 4711,
+                "moreMatches": False,
             },
         ),
         **problem_responses(
@@ -275,9 +332,14 @@ async def list_events(
 
     Pages neither skip nor repeat a row while new ones arrive.
     """
-    page = await runtime.search.page(query.filters, limit=query.limit, cursor=query.cursor)
+    filters = query.filters(runtime.clock())
+    page = await runtime.search.page(filters, limit=query.limit, cursor=query.cursor)
     return EventsResponse(
-        events=[EventView.of(entry) for entry in page.entries], next_cursor=page.next_cursor
+        events=[EventView.of(entry) for entry in page.entries],
+        next_cursor=page.older,
+        previous_cursor=page.newer,
+        matches=page.matches,
+        more_matches=page.more,
     )
 
 
@@ -288,7 +350,7 @@ async def list_events(
     responses={
         **success(
             "The row, and every row of the same attempt.",
-            example={"event": _OUTCOME, "attempt": [_INTENT, _OUTCOME]},
+            example={"event": OUTCOME, "attempt": [INTENT, OUTCOME]},
         ),
         **problem_responses(NotFound("The log has no row with this id.")),
     },

@@ -1,6 +1,5 @@
 """What is wrong with a request, field by field, without repeating what was submitted."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any, get_args
@@ -8,11 +7,10 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from app.base.errors import FieldError
+from app.base.ids import is_plain
 
 _MAX_ERRORS = 20  # a hostile body of 64 KiB can hold some 10,000 faults
 _MAX_DEPTH = 4
-
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 # Our sentence for each of pydantic's error types. Its own may quote what was submitted.
 _REASONS = {
@@ -79,7 +77,7 @@ def _field_error(fault: Mapping[str, Any], known: Collection[str]) -> FieldError
     if fault["type"] == "json_invalid":
         path = []  # FastAPI puts the position here
     # A name in the path may be one that the caller made up.
-    named = [str(part) for part in path if _SAFE_NAME.fullmatch(str(part))]
+    named = [str(part) for part in path if is_plain(str(part))]
     if fault["type"] != "extra_forbidden":
         reason = _reason(fault)
     elif len(named) < len(path):

@@ -50,6 +50,17 @@ ACTIONS = (
 )
 """What the form suggests; any other may be typed in."""
 
+SPANS = {
+    "1h": "The last hour",
+    "today": "Today (UTC)",
+    "24h": "The last 24 hours",
+    "7d": "The last 7 days",
+    "30d": "The last 30 days",
+}
+"""The spans of `app.audit.spans` for people."""
+
+NO_PAGE = Page([], newer=None, older=None, matches=0, more=False)
+
 _LOCAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?", re.ASCII)
 
 
@@ -57,10 +68,12 @@ _LOCAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?", re.ASCII)
 async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) -> Response:
     """List rows, newest first, those alone that the address asks for."""
     asked = {name: value.strip() for name, value in request.query_params.items() if value.strip()}
-    query, page, faults = EventQuery(), Page([], None), {}
+    query, page, faults = EventQuery(), NO_PAGE, {}
     try:
         query = EventQuery.model_validate(_in_utc(asked))
-        page = await runtime.search.page(query.filters, limit=query.limit, cursor=query.cursor)
+        page = await runtime.search.page(
+            query.filters(runtime.clock()), limit=query.limit, cursor=query.cursor
+        )
     except ValidationError as error:
         faults = _faults(error)
     except InvalidCursor:
@@ -76,12 +89,12 @@ async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) ->
         filters=filters,
         since=query.since,
         until=query.until,
-        cursor=asked.get("cursor"),
-        newest=urlencode(filters),
-        older=urlencode(filters | {"cursor": page.next_cursor}) if page.next_cursor else "",
+        page=page,
+        address=urlencode(filters),
         faults=faults,
         actions=ACTIONS,
         outcomes=OUTCOMES,
+        spans=SPANS,
         profiles=runtime.profiles.names,
         models=[model.id for model in runtime.models.catalogue.models],
     )
