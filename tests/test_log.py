@@ -249,7 +249,7 @@ async def test_what_cannot_be_hashed_any_more_is_named_too(
     await tamper(
         database,
         "UPDATE audit_events SET recorded_at = -1 WHERE seq = 2",
-        "UPDATE audit_personal SET data = ''",
+        "UPDATE audit_personal SET data = '7'",
     )
 
     assert sorted({fault.seq for fault in await faults_of(database)}) == [1, 2, 3, 4, 5]
