@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import app.audit.checkpoints
 import app.audit.events
 import app.audit.rollup
 import app.identity.external_users

@@ -30,12 +30,16 @@ from app.web import (
     docs,
     export,
     health,
+    integrity,
     keys,
     lookup,
+    models,
     overview,
     passwords,
     realtime,
+    users,
 )
+from app.web.admin.pages import install_admin_pages
 from app.web.door import door
 from app.web.error_pages import error_pages
 from app.web.metrics import metrics_page
@@ -71,9 +75,10 @@ one of your own, up to 64 letters, digits, `.`, `_` or `-`, and it is kept.
 TAGS = [
     {"name": "Realtime", "description": "Tokens, and what they can be bound to"},
     {"name": "Sign-in", "description": "Access tokens for accounts of this service"},
-    {"name": "Administration", "description": "What admins may do"},
+    {"name": "Users", "description": "Accounts, roles and who may act; for admins"},
     {"name": "Audit", "description": "Who got which token, when and from where; refusals too"},
     {"name": "Service keys", "description": "Credentials of backends; for admins"},
+    {"name": "Models", "description": "When models end, and what profiles bind; for admins"},
     {"name": "Operation", "description": "For load balancers and operators"},
 ]
 
@@ -137,7 +142,10 @@ def create_app(
         overview.router,
         export.router,
         lookup.router,
+        integrity.router,
         keys.router,
+        models.router,
+        users.router,
         health.router,
         docs.router,
         error_pages(public_url=settings.public_url),
@@ -148,6 +156,7 @@ def create_app(
         app.include_router(metrics_page(settings.metrics_token))
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
+    install_admin_pages(app)
     install_problem_handlers(app, public_url=settings.public_url)
     docs.complete_description(app, public_url=settings.public_url)
     return app
@@ -162,7 +171,7 @@ def _mount_sandbox(app: FastAPI, runtime: Runtime) -> None:
     sandbox = create_sandbox(
         api_key=sandbox_api_key(installation_secret(runtime.settings)).get_secret_value(),
         clock=runtime.clock,
-        models=sandbox_models(runtime.catalogue, today),
+        models=sandbox_models(Catalogue.built_in(), today),
     )
     app.mount(SANDBOX_PATH, sandbox)
 

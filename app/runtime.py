@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -10,23 +10,33 @@ from typing import TYPE_CHECKING
 import structlog
 from pydantic import SecretStr
 
+from app.audit.checkpoint_file import CheckpointFile
+from app.audit.checkpointing import Checkpoints
+from app.audit.checkpoints import Signer, Unreadable
+from app.audit.continuity import Continuity, RolledBack
 from app.audit.denials import Denials
 from app.audit.export import Exports
 from app.audit.log import Log, Scribe
 from app.audit.overview import Overviews
+from app.audit.pruning import Pruning
+from app.audit.retention import Retention, Terms
 from app.audit.rollup import RollUp
 from app.audit.search import Search
 from app.audit.sqlite_writer import SqliteWriter
+from app.audit.verifications import Verifications
 from app.base.clock import Clock, system_clock
-from app.base.db import Database
+from app.base.db import Database, DatabaseFault
 from app.base.errors import AuditUnavailable
 from app.base.keys import derive_key, read_or_make_secret
 from app.base.limits import Limits, MemoryWindows, Windows
 from app.base.metrics import Metrics
 from app.base.sqlite import SqliteDatabase
 from app.identity.access_tokens import AccessTokens
+from app.identity.browser_sign_ins import BrowserSignIns
 from app.identity.callers import Callers
+from app.identity.directory import Directory
 from app.identity.end_users import EndUsers
+from app.identity.erasure import Erasure
 from app.identity.external_tokens import ExternalTokens
 from app.identity.external_users import ExternalUsers
 from app.identity.guessing import BadCredentials, PasswordGuesses
@@ -45,6 +55,7 @@ from app.minting.catalogue import Catalogue
 from app.minting.limits import MintLimits
 from app.minting.lookup import TokenLookup
 from app.minting.mint import Minter
+from app.minting.model_watch import ModelWatch
 from app.minting.openai import OpenAI
 from app.minting.profiles import Profiles
 from app.minting.sweep import AT_ONCE, Sweep
@@ -82,13 +93,21 @@ class Runtime:
     password_changes: PasswordChanges
     sign_in: SignIn
     sign_out: SignOut
-    catalogue: Catalogue
+    browser_sign_ins: BrowserSignIns
+    directory: Directory
     profiles: Profiles
+    models: ModelWatch
     openai: OpenAI
     admission: Admission
     minter: Minter
     sweep: Sweep
     search: Search
+    continuity: Continuity
+    checkpoints: Checkpoints
+    verifications: Verifications
+    pruning: Pruning
+    retention: Retention
+    erasure: Erasure
     roll_up: RollUp
     overviews: Overviews
     exports: Exports
@@ -111,15 +130,38 @@ def database_of(settings: Settings) -> "SqliteDatabase | PostgresDatabase":
 
 
 def log_in(
-    database: "SqliteDatabase | PostgresDatabase", scribe: Scribe, metrics: Metrics | None = None
+    database: "SqliteDatabase | PostgresDatabase",
+    scribe: Scribe,
+    metrics: Metrics | None = None,
+    continuity: Continuity | None = None,
 ) -> Log:
-    """Return the log that stands in *database*, with the writer that fits it."""
+    """Return the log that stands in *database*, with the writer that fits it.
+
+    Args:
+        database: Migrated.
+        scribe: Puts events into words.
+        metrics: Where it is timed.
+        continuity: What has to be in the database; None takes it as it is.
+    """
     metrics = metrics or Metrics()
+    continuity = continuity or Continuity()
     if isinstance(database, SqliteDatabase):
-        return Log(SqliteWriter(database, scribe, metrics), metrics)
+        return Log(SqliteWriter(database, scribe, metrics, continuity), metrics)
     from app.audit.postgres_writer import PostgresWriter  # noqa: PLC0415 - as in `database_of`
 
-    return Log(PostgresWriter(database, scribe, metrics), metrics)
+    return Log(PostgresWriter(database, scribe, metrics, continuity), metrics)
+
+
+def continuity_of(file: CheckpointFile, signer: Signer) -> Continuity:
+    """Return what this installation knows of the end of its log when a process starts.
+
+    Raises:
+        DatabaseFault: The file cannot be read.
+    """
+    try:
+        return Continuity(signer.public_key, file.last())
+    except (OSError, Unreadable) as error:
+        raise DatabaseFault(f"the last line of {file.path} cannot be used: {error}") from None
 
 
 def installation_secret(settings: Settings) -> bytes:
@@ -174,7 +216,6 @@ async def open_runtime(
     profiles = Profiles.read(settings, catalogue=catalogue, today=clock().date())
     metrics = Metrics()
     admission = Admission(places=settings.max_mints_in_flight, metrics=metrics)
-    metrics.watch_models(lambda: profiles.days_left(clock().date()))
     access_tokens = AccessTokens(
         secret=secret,
         issuer=settings.public_url,
@@ -190,10 +231,33 @@ async def open_runtime(
             await database.check(environment=settings.environment)
         passwords = passwords or Passwords()
         stack.callback(passwords.close)
-        log = log_in(database, Scribe(settings.environment, clock), metrics)
+        signer = Signer(secret)
+        checkpoint_file = CheckpointFile(settings.checkpoint_path)
+        continuity = continuity_of(checkpoint_file, signer)
+        log = log_in(database, Scribe(settings.environment, clock), metrics, continuity)
         stack.push_async_callback(log.close)
+        verifications = Verifications(
+            keys=[signer.public_key],
+            file=checkpoint_file,
+            database=database,
+            log=log,
+            clock=clock,
+        )
+        stack.push_async_callback(verifications.close)
+        pruning = Pruning(database=database, log=log, signer=signer, clock=clock)
         openai = openai or openai_client(settings, secret)
         stack.push_async_callback(openai.aclose)
+        models = ModelWatch(
+            built_in=catalogue,
+            profiles=profiles,
+            openai=openai,
+            database=database,
+            log=log,
+            metrics=metrics,
+            clock=clock,
+        )
+        with suppress(AuditUnavailable):  # housekeeping reads it when the database is back
+            await models.read()
         windows: Windows = MemoryWindows(clock)
         if settings.redis_url is not None:
             from app.base.redis_windows import RedisWindows  # noqa: PLC0415 - as in `database_of`
@@ -223,6 +287,31 @@ async def open_runtime(
         service_keys = ServiceKeys(database=database, environment=settings.environment, clock=clock)
         external_users = ExternalUsers(database=database, log=log, clock=clock)
         sign_out = SignOut(database=database, log=log, access_tokens=access_tokens, clock=clock)
+        callers = Callers(
+            access_tokens=access_tokens,
+            external=(ExternalTokens(issuers, clock=clock), external_users) if issuers else None,
+            bad_credentials=BadCredentials(
+                limits, per_minute=settings.bad_credentials_per_address_per_minute, clock=clock
+            ),
+            service_keys=service_keys,
+            end_users=end_users(secret),
+            database=database,
+            denials=denials,
+            clock=clock,
+        )
+        sign_in = SignIn(
+            users=users,
+            passwords=passwords,
+            access_tokens=access_tokens,
+            sign_out=sign_out,
+            guesses=guesses,
+            lifetime=timedelta(seconds=settings.sign_in_lifetime_seconds),
+            idle=timedelta(seconds=settings.refresh_token_idle_seconds),
+            database=database,
+            log=log,
+            denials=denials,
+            clock=clock,
+        )
         search = Search(database, cursor_key=derive_key(secret, "cursor"))
         fingerprint_key = derive_key(secret, "client-secret-fingerprint")
         yield Runtime(
@@ -233,20 +322,7 @@ async def open_runtime(
             log=log,
             denials=denials,
             access_tokens=access_tokens,
-            callers=Callers(
-                access_tokens=access_tokens,
-                external=(ExternalTokens(issuers, clock=clock), external_users)
-                if issuers
-                else None,
-                bad_credentials=BadCredentials(
-                    limits, per_minute=settings.bad_credentials_per_address_per_minute, clock=clock
-                ),
-                service_keys=service_keys,
-                end_users=end_users(secret),
-                database=database,
-                denials=denials,
-                clock=clock,
-            ),
+            callers=callers,
             key_ring=KeyRing(
                 recogniser=service_keys,
                 environment=settings.environment,
@@ -269,22 +345,22 @@ async def open_runtime(
                 denials=denials,
                 clock=clock,
             ),
-            sign_in=SignIn(
-                users=users,
+            sign_in=sign_in,
+            sign_out=sign_out,
+            browser_sign_ins=BrowserSignIns(
+                sign_in=sign_in,
+                callers=callers,
                 passwords=passwords,
-                access_tokens=access_tokens,
-                sign_out=sign_out,
                 guesses=guesses,
-                lifetime=timedelta(seconds=settings.sign_in_lifetime_seconds),
-                idle=timedelta(seconds=settings.refresh_token_idle_seconds),
+                form_key=derive_key(secret, "form-token"),
                 database=database,
                 log=log,
                 denials=denials,
                 clock=clock,
             ),
-            sign_out=sign_out,
-            catalogue=catalogue,
+            directory=Directory(database=database, users=users, external_users=external_users),
             profiles=profiles,
+            models=models,
             openai=openai,
             admission=admission,
             minter=Minter(
@@ -313,6 +389,29 @@ async def open_runtime(
             overviews=Overviews(database=database, clock=clock),
             exports=Exports(database=database, log=log),
             token_lookup=TokenLookup(fingerprint_key=fingerprint_key, search=search, log=log),
+            continuity=continuity,
+            checkpoints=Checkpoints(
+                signer=signer,
+                file=checkpoint_file,
+                continuity=continuity,
+                database=database,
+                log=log,
+                clock=clock,
+            ),
+            verifications=verifications,
+            pruning=pruning,
+            retention=Retention(
+                Terms(
+                    personal_days=settings.audit_personal_days,
+                    days=settings.audit_days,
+                    archive=settings.archive_path,
+                ),
+                pruning=pruning,
+                database=database,
+                log=log,
+                clock=clock,
+            ),
+            erasure=Erasure(database=database, log=log, passwords=passwords, clock=clock),
         )
 
 
@@ -329,6 +428,8 @@ async def housekeeping(
     Raises:
         DatabaseFault: Another process serves this database, and only one may.
     """
+    with suppress(RolledBack, AuditUnavailable):  # it has been said, and each write finds out
+        await runtime.continuity.look(runtime.database)
     if runtime.database.claim_for_serving():
         # What is open belongs to a process that is gone. A command that mints at this very moment
         # finds its outcome taken, and drops its secret.
@@ -343,6 +444,9 @@ async def housekeeping(
                 ("sign-ins", runtime.sign_out.forget_expired),
                 ("key-uses", runtime.key_ring.note_uses),
                 ("key-warnings", runtime.key_ring.warn),
+                ("models", runtime.models.keep_up),
+                ("checkpoints", runtime.checkpoints.keep),
+                ("retention", runtime.retention.run),
                 ("roll-up", runtime.roll_up.catch_up),
             )
         ]
@@ -354,6 +458,8 @@ async def housekeeping(
         finally:
             for chore in chores:
                 chore.cancel()
+    with suppress(AuditUnavailable):  # what came last is signed too
+        await runtime.checkpoints.keep(every_seconds=0)
 
 
 async def _for_ever(

@@ -190,6 +190,18 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     """At least 32 characters; every key is derived from it. Default: `DATA_DIR/secret.key`."""
 
+    checkpoint_file: Path | None = None
+    """File of signed checkpoints of the log. Default: `DATA_DIR/service-checkpoints.jsonl`."""
+
+    audit_personal_days: int | None = Field(default=None, ge=1, le=36_500)
+    """Days after which addresses, user agents and e-mail addresses of the log are erased."""
+
+    audit_days: int | None = Field(default=None, ge=1, le=36_500)
+    """Days after which rows of the log are taken out of the database, into `AUDIT_ARCHIVE_DIR`."""
+
+    audit_archive_dir: Path | None = None
+    """Folder for these rows. Default: `DATA_DIR/audit-archive`."""
+
     metrics_token: SecretStr | None = None
     """Bearer of at least 32 characters for `/metrics`; without it only the sandbox shows them."""
 
@@ -205,6 +217,17 @@ class Settings(BaseSettings):
     def database_path(self) -> Path:
         """The SQLite file; the sandbox has its own."""
         return self.data_dir / ("service.db" if self.environment == "live" else "sandbox.db")
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The file of checkpoints; the sandbox has its own."""
+        name = f"{self.database_path.stem}-checkpoints.jsonl"
+        return self.checkpoint_file or self.data_dir / name
+
+    @property
+    def archive_path(self) -> Path:
+        """The folder for rows that are taken out of the log."""
+        return self.audit_archive_dir or self.data_dir / "audit-archive"
 
     @property
     def loopback_url(self) -> str:

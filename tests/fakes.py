@@ -24,8 +24,10 @@ class FakeOpenAI:
         self._clock = clock
         self.requests: list[httpx.Request] = []
         self.minted: list[str] = []
+        self.models: list[dict[str, Any]] = []
+        """What it lists at `GET /models`."""
         self.reply: httpx.Response | Exception | None = None
-        """Answers or breaks every mint like this, instead of minting."""
+        """Answers or breaks everything like this, instead of minting or listing."""
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
         """What happens elsewhere between the question and the answer."""
 
@@ -37,6 +39,8 @@ class FakeOpenAI:
             raise self.reply
         if self.reply is not None:
             return self.reply
+        if request.method == "GET":
+            return httpx.Response(200, json={"object": "list", "data": self.models})
         return self._mint(json.loads(request.content))
 
     def _mint(self, body: dict[str, Any]) -> httpx.Response:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from app.audit import chain
 from app.audit.events import audit_events
-from app.audit.search import stored_rows
+from app.audit.stored import stored_rows
 from app.base.keys import derive_key
 from app.runtime import database_of
 from app.settings import Settings

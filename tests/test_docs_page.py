@@ -15,6 +15,7 @@ from fastapi.security import OAuth2PasswordBearer
 from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 import app
 from app.web import docs
@@ -47,7 +48,7 @@ def service(*, root_path: str = "") -> FastAPI:
 
 
 @asynccontextmanager
-async def served(application: FastAPI) -> AsyncIterator[str]:
+async def served(application: ASGIApp) -> AsyncIterator[str]:
     """Serve *application* on a free port of the loopback; gives its address."""
     server = uvicorn.Server(uvicorn.Config(application, log_config=None))
     # Whoever connects before uvicorn accepts waits in the socket's backlog.

@@ -59,6 +59,7 @@ NOWHERE = "http://127.0.0.1:9/realms/nowhere"  # nobody serves the port of the d
 REFRESH_TOKEN = "rtr_" + "a" * 43
 KEY = {"name": "a backend", "scopes": ["mint:on-behalf"]}
 KEY_VERBS = ("create", "revoke", "rotate")
+USER = {"email": "bob@example.com", "role": "auditor"}
 RESET_TOKEN = "rts_" + "a" * 43
 NEW_PASSWORD = "violin harbour seventeen plums"
 NO_BAD_CREDENTIALS = {"bad_credentials_per_address_per_minute": 1}
@@ -247,9 +248,20 @@ async def about_somebody_disabled(stage: Stage) -> dict[str, str]:
     return await stage.bearer()
 
 
+async def about_ada(stage: Stage) -> dict[str, str]:
+    stage.named = stage.ada.id
+    return await stage.bearer()
+
+
 async def about_ada_without_a_log(stage: Stage) -> dict[str, str]:
     stage.named = stage.ada.id
     return await without_a_log(stage)
+
+
+async def verifying(stage: Stage) -> dict[str, str]:
+    headers = await stage.bearer()
+    stage.runtime.verifications._busy = True
+    return headers
 
 
 async def unheard(stage: Stage) -> dict[str, str]:
@@ -316,6 +328,16 @@ def cases() -> Iterator[Case]:
     yield Case(show, "not_found")
     yield from view_cases()
     yield from key_cases()
+    yield from user_cases()
+    yield from integrity_cases()
+
+
+def integrity_cases() -> Iterator[Case]:
+    start = OPERATIONS["startVerification"]
+    yield Case(OPERATIONS["listCheckpoints"], "invalid_request", send={"params": {"limit": "0"}})
+    yield Case(OPERATIONS["getLatestCheckpoint"], "not_found")
+    yield Case(start, "conflict", verifying)
+    yield Case(start, "audit_unavailable", without_a_log)
 
 
 def view_cases() -> Iterator[Case]:
@@ -344,8 +366,30 @@ def key_cases() -> Iterator[Case]:
     yield Case(rotate, "conflict", rotated)
 
 
+def user_cases() -> Iterator[Case]:
+    """The refusals of what admins do to users."""
+    find, add, role, disable = (
+        OPERATIONS[name] for name in ("listUsers", "addUser", "setUserRole", "disableUser")
+    )
+    yield Case(find, "invalid_cursor", send={"params": {"cursor": "made-up"}})
+    yield Case(find, "invalid_request", send={"params": {"limit": "0"}})
+    yield Case(add, "invalid_request", send={"json": USER | {"email": "nobody"}})
+    yield Case(add, "conflict", send={"json": USER | {"email": EMAIL}})
+    yield Case(add, "audit_unavailable", without_a_log, {"json": USER})
+    yield Case(add, "overloaded", signed_in_busy_with_passwords, {"json": USER})
+    yield Case(role, "invalid_request", send={"json": {"role": "root"}})
+    yield Case(role, "conflict", about_ada, {"json": {"role": "user"}})
+    yield Case(disable, "conflict", about_ada)
+    for name in ("getUser", "setUserRole", "disableUser", "enableUser", "signUserOut"):
+        operation = OPERATIONS[name]
+        sent = {"json": {"role": "user"}} if operation is role else {}
+        yield Case(operation, "not_found", send=sent)
+        if operation.method == "post":
+            yield Case(operation, "audit_unavailable", about_ada_without_a_log, sent)
+
+
 def minting_cases() -> Iterator[Case]:
-    mint = OPERATIONS["mintToken"]
+    mint, refresh = OPERATIONS["mintToken"], OPERATIONS["refreshModels"]
     coach = {"profile": "coach", "voice": "marin"}
     with_profiles = {"profiles_file": PROFILES}
     gone = {"openai_realtime_model": "gpt-realtime-mini-2025-10-06", "model_policy": "refuse"}
@@ -370,6 +414,8 @@ def minting_cases() -> Iterator[Case]:
     }
     for code, upstream in answers.items():
         yield Case(mint, code, upstream=upstream)
+        yield Case(refresh, code, upstream=upstream)
+    yield Case(refresh, "audit_unavailable", without_a_log)
 
 
 def openai_error(status: int, code: str) -> httpx.Response:
@@ -466,18 +512,22 @@ async def test_a_good_answer_is_as_described(operation: Operation, staging: Stag
     async with staging() as stage:
         minted = await stage.client.post("/realtime/token", headers=await stage.bearer())
         known = minted.json()["id"] if "audit" in operation.path else stage.named
-        if "/users/" in operation.path:
-            known = stage.ada.id
+        if "/users/" in operation.path:  # not Ada, for she is the last admin
+            new = {"role": "user", "password": PASSWORD}
+            known = (await stage.runtime.users.add("eve@example.com", by=OPERATOR, **new)).id
         elif "/keys/" in operation.path:
             known = stage.key.key.id
         path = operation.path.replace("{id}", known)
         await with_a_link(stage)
+        await stage.runtime.checkpoints.keep()
         headers = {}
         if operation.path not in PUBLIC:  # no more than the document says is needed
             headers = await stage.bearer(frozenset(operation.scopes or ["mint"]))
         form = {"signIn": FORM, "signOut": {"token": REFRESH_TOKEN}}.get(operation.id)
         wish = {
+            "addUser": USER,
             "createServiceKey": KEY,
+            "setUserRole": {"role": "auditor"},
             "lookUpToken": {"token": minted.json()["token"]},
             "changePassword": {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD},
             "resetPassword": {"token": RESET_TOKEN, "password": NEW_PASSWORD},

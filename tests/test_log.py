@@ -1,12 +1,13 @@
 import asyncio
+import time
 
 import pytest
 import sqlalchemy as sa
 
 from app.audit import chain
 from app.audit.events import Event, Personal, audit_events
-from app.audit.log import BATCH, AlreadyRecorded, Log, Scribe
-from app.audit.search import stored_rows
+from app.audit.log import BATCH, PATIENCE_SECONDS, AlreadyRecorded, Log, Scribe
+from app.audit.stored import stored_rows
 from app.base.db import Database
 from app.base.errors import AuditUnavailable, UserDisabled
 from app.base.ids import new_id
@@ -69,6 +70,14 @@ async def test_the_hash_is_the_documented_one() -> None:
 
     # printf '\x01' + 32 zero bytes + 8 + 8 bytes big-endian + the text | sha256sum
     assert digest.hex() == "dbb0d2a7ac1544fbad76c06f798c96f574537acae4de3068b4fa887ab61200aa"
+
+
+@pytest.mark.slow
+async def test_a_loop_that_is_busy_with_other_things_uses_up_nobodys_patience(log: Log) -> None:
+    recording = asyncio.create_task(log.record([an_event()]))
+    asyncio.get_running_loop().call_soon(time.sleep, PATIENCE_SECONDS + 0.1)
+
+    await recording
 
 
 async def test_many_callers_at_once_get_a_gapless_chain(database: Database, log: Log) -> None:
@@ -240,7 +249,7 @@ async def test_what_cannot_be_hashed_any_more_is_named_too(
     await tamper(
         database,
         "UPDATE audit_events SET recorded_at = -1 WHERE seq = 2",
-        "UPDATE audit_personal SET data = ''",
+        "UPDATE audit_personal SET data = '7'",
     )
 
     assert sorted({fault.seq for fault in await faults_of(database)}) == [1, 2, 3, 4, 5]

@@ -14,7 +14,8 @@ from alembic.script import ScriptDirectory
 from app.audit import chain
 from app.audit.events import Event, Personal, write_out
 from app.audit.matches import Filters
-from app.audit.search import Search, stored_rows
+from app.audit.search import Search
+from app.audit.stored import stored_rows
 from app.base.clock import to_unix_microseconds
 from app.base.db import Database, DatabaseFault, NotMigrated, alembic_config, metadata, revisions
 from app.base.postgres import PostgresDatabase
@@ -93,7 +94,14 @@ async def test_the_tables_in_code_are_those_of_the_head(database: Either) -> Non
     assert differences == []
 
 
-NOT_FILLED = {"alembic_version", "installation", "audit_events", "audit_personal"}
+NOT_FILLED = {
+    "alembic_version",
+    "installation",
+    "audit_events",
+    "audit_personal",
+    "audit_rolled_up",
+    "model_look",
+}
 """Tables that have their rows from the migration itself, or from the log."""
 
 
@@ -199,7 +207,7 @@ async def test_the_previous_release_may_go_on_writing_and_reading_after_a_migrat
         return {table.name: len(tx.execute(table.select()).all()) for table in as_it_knows_them}
 
     found = await empty.read(read)
-    assert {count for name, count in found.items() if name not in NOT_FILLED} == {1}
+    assert {n: c for n, c in found.items() if n not in NOT_FILLED and c != 1} == {}
 
 
 async def test_a_failed_migration_leaves_the_database_as_it_was(empty: Either) -> None:

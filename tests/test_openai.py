@@ -444,6 +444,9 @@ async def test_models_come_with_the_date_they_go() -> None:
             {"id": "gpt-realtime-2.1-mini", "object": "model", "shutdown_date": None},
             {"id": "ft:gpt-4o:acme::1", "object": "model"},
             {"id": "odd-date", "shutdown_date": "next year"},
+            {"id": "no-such-day", "shutdown_date": "2027-02-30"},
+            {"id": "no-dashes", "shutdown_date": "20270120"},
+            {"id": "seconds", "shutdown_date": 1800000000},
             {"id": "\x1b[2J"},
             {"id": None},
             "canary",
@@ -458,7 +461,10 @@ async def test_models_come_with_the_date_they_go() -> None:
         UpstreamModel("gpt-realtime-mini", date(2027, 1, 20)),
         UpstreamModel("gpt-realtime-2.1-mini", None),
         UpstreamModel("ft:gpt-4o:acme::1", None),
-        UpstreamModel("odd-date", None),
+        *(
+            UpstreamModel(name, None, date_is_readable=False)
+            for name in ("odd-date", "no-such-day", "no-dashes", "seconds")
+        ),
     )
 
 

@@ -153,7 +153,7 @@ async def test_a_link_sets_the_password_once_and_ends_every_sign_in(
     runtime: Runtime, alice: User, admin: User
 ) -> None:
     caller = await caller_for(runtime, alice)
-    link = await runtime.password_changes.make_link(alice.id, by=admin.id, origin=HOME)
+    link = await runtime.password_changes.make_link(alice.id, by=await caller_for(runtime, admin))
     await runtime.callers.confirm(caller)
 
     await runtime.password_changes.by_link(HOME, token=link.url, new=NEW)
@@ -167,7 +167,7 @@ async def test_a_link_sets_the_password_once_and_ends_every_sign_in(
     assert link.url.startswith(f"{runtime.settings.public_url}/reset#rts_")
     assert "rts_" not in repr(link)
     [made] = await rows(runtime.database, action="user.make_reset_link")
-    assert (made["actor"], made["target"], made["request_id"]) == (admin.id, alice.id, "req_1")
+    assert (made["actor"], made["target"], made["request_id"]) == (admin.id, alice.id, "req_test")
     assert await set_passwords(runtime) == [
         ("succeeded", "reset_link", alice.id),
         ("denied", "unknown_reset_link", None),

@@ -1,4 +1,4 @@
-"""What only PostgreSQL is asked: a pool of connections, and callers who leave early."""
+"""What only PostgreSQL is asked: its pool, callers who leave early, and tables put before ours."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
+from app.audit.postgres_writer import APPEND
 from app.base.postgres import POOL, PostgresDatabase
 from tests.conftest import on_postgresql
 
@@ -48,3 +49,17 @@ def on_checkout(call: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         sa.event.remove(sa.pool.Pool, "checkout", listener)
+
+
+async def test_a_temporary_table_does_not_take_the_place_of_the_log(
+    database: PostgresDatabase,
+) -> None:
+    connection = await database.connect()
+    await connection.execute("CREATE TEMPORARY TABLE audit_events (LIKE public.audit_events)")
+
+    canon = '{"event_id":"evt_1","action":"test.act","outcome":"done"}'
+    await connection.fetchval(APPEND, [canon], [1], [None], [None])
+
+    assert await connection.fetchval("SELECT count(*) FROM pg_temp.audit_events") == 0
+    assert await connection.fetchval("SELECT count(*) FROM public.audit_events") == 1
+    await connection.close()

@@ -65,7 +65,7 @@ def documented_commands() -> set[str]:
     for row in re.findall(r"^\| (`.+`) \|", table, flags=re.MULTILINE):
         group = ""
         for quoted in re.findall(r"`([^`]+)`", row):
-            words = [word for word in quoted.split() if re.fullmatch(r"[a-z-]+", word)]
+            words = [word for word in quoted.split() if re.fullmatch(r"[a-z][a-z-]*", word)]
             group = words[0] + " " if len(words) > 1 else group
             found.add(group + words[-1])
     return found

@@ -422,35 +422,43 @@ async def test_every_route_asks_for_a_caller_or_is_named_public(
             assert answer.headers["WWW-Authenticate"].startswith("Bearer"), path
 
 
+READ_BY_AUDITORS = {
+    "/audit/events",
+    "/audit/events/{id}",
+    "/audit/export",
+    "/audit/lookup",
+    "/audit/overview",
+    "/audit/checkpoints",
+    "/audit/checkpoints/latest",
+    "/audit/public-key",
+    "/audit/verification",
+}
+
+
 @pytest.mark.parametrize(
     ("role", "allowed"),
     [
         ("user", {"/realtime/token", "/realtime/profiles", "/realtime/models"}),
-        (
-            "auditor",
-            {
-                "/audit/events",
-                "/audit/events/{id}",
-                "/audit/export",
-                "/audit/lookup",
-                "/audit/overview",
-            },
-        ),
+        ("auditor", READ_BY_AUDITORS),
         (
             "admin",
             {
                 "/realtime/token",
                 "/realtime/profiles",
                 "/realtime/models",
-                "/audit/events",
-                "/audit/events/{id}",
-                "/audit/export",
-                "/audit/lookup",
-                "/audit/overview",
+                *READ_BY_AUDITORS,
                 "/admin/api/keys",
                 "/admin/api/keys/{id}/revoke",
                 "/admin/api/keys/{id}/rotate",
+                "/admin/api/models",
+                "/admin/api/models/refresh",
+                "/admin/api/users",
+                "/admin/api/users/{id}",
+                "/admin/api/users/{id}/disable",
+                "/admin/api/users/{id}/enable",
                 "/admin/api/users/{id}/reset-link",
+                "/admin/api/users/{id}/role",
+                "/admin/api/users/{id}/sign-out",
             },
         ),
     ],
@@ -612,7 +620,12 @@ async def test_what_cannot_be_an_id_is_not_found(
     named = [operation for operation in OPERATIONS.values() if "{id}" in operation.path]
 
     answers = [
-        await client.request(operation.method, operation.path.replace("{id}", odd), headers=headers)
+        await client.request(
+            operation.method,
+            operation.path.replace("{id}", odd),
+            headers=headers,
+            json={"role": "user"} if operation.id == "setUserRole" else None,
+        )
         for operation in named
     ]
 

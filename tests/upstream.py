@@ -12,12 +12,13 @@ from typing import Any
 
 @dataclass
 class Upstream:
-    """Mints for whoever asks, and remembers whom."""
+    """Mints for whoever asks, and remembers whom; lists its models too."""
 
     url: str = ""
     delay_seconds: float = 0.0
     status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)  # what `GET /models` lists
     asked: list[str] = field(default_factory=list)  # X-Client-Request-Id of every mint
     keys: list[str] = field(default_factory=list)  # the API key of every mint
     minted: list[str] = field(default_factory=list)
@@ -46,7 +47,11 @@ class Upstream:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 lines = (line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
                 headers = {name.lower(): value for name, value in lines}
-                body = json.loads(await reader.readexactly(int(headers["content-length"])))
+                sent = await reader.readexactly(int(headers["content-length"]))
+                if head.startswith("GET "):
+                    writer.write(self._answer({"object": "list", "data": self.models}))
+                    continue
+                body = json.loads(sent)
                 self.asked.append(headers["x-client-request-id"])
                 self.keys.append(headers["authorization"].removeprefix("Bearer "))
                 self._arrived.set()
@@ -54,22 +59,23 @@ class Upstream:
                 self.most_at_once = max(self.most_at_once, self._at_once)
                 await asyncio.sleep(self.delay_seconds)
                 self._at_once -= 1
-                writer.write(self._answer(body))
+                writer.write(self._answer(self._mint(body)))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
 
-    def _answer(self, body: dict[str, Any]) -> bytes:
-        if self.status == 200:
-            value = f"ek_{secrets.token_hex(16)}"
-            self.minted.append(value)
-            seconds = body["expires_after"]["seconds"]
-            answer = {"value": value, "expires_at": int(time.time()) + seconds, "session": {}}
-        else:
-            answer = {"error": self.error}
-        text = json.dumps(answer)
+    def _mint(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.status != 200:
+            return {}
+        value = f"ek_{secrets.token_hex(16)}"
+        self.minted.append(value)
+        seconds = body["expires_after"]["seconds"]
+        return {"value": value, "expires_at": int(time.time()) + seconds, "session": {}}
+
+    def _answer(self, good: dict[str, Any]) -> bytes:
+        text = json.dumps(good if self.status == 200 else {"error": self.error})
         return (
             f"HTTP/1.1 {self.status} X\r\nContent-Type: application/json\r\n"
             f"X-Request-Id: req_{len(self.asked)}\r\nContent-Length: {len(text)}\r\n\r\n{text}"

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 KIND = ("action", "outcome", "reason", "profile", "model_asked", "model_used")
 GENERATED = ("sign_in", "upstream_request_id")

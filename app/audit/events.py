@@ -195,6 +195,8 @@ class Event:
     profile: str | None = None
     model_asked: str | None = None
     model_used: str | None = None
+    shutdown_before: str | None = None  # YYYY-MM-DD, of the model that is the target
+    shutdown_after: str | None = None
     transcription_model: str | None = None
     language: str | None = None
     ttl_seconds: int | None = None
@@ -207,6 +209,8 @@ class Event:
     upstream_ms: int | None = None
     token_fingerprint: str | None = None
     count: int | None = None
+    boundary_seq: int | None = None  # of the last row that was pruned, forgotten or accepted
+    boundary_hash: str | None = None  # its row_hash, hex
     filters: str | None = None  # of what was exported; see `app.audit.matches.Filters.told`
     personal: Personal | None = None
     event_id: str = field(default_factory=lambda: new_id("evt"))

@@ -77,6 +77,13 @@ class Item:
     abandoned: bool = False
     result: Any = None
     fault: BaseException | None = None
+    patience: asyncio.TimerHandle | None = None
+
+    def wait(self) -> None:
+        """Let the caller's patience begin. Runs in the event loop."""
+        if not self.done.done():
+            loop = self.done.get_loop()
+            self.patience = loop.call_later(PATIENCE_SECONDS, self.give_up)
 
     def release(self) -> None:
         """Tell the caller how it went. Runs in the event loop."""
@@ -172,12 +179,13 @@ class Log:
         loop = asyncio.get_running_loop()
         item = Item(events, change, guard, loop.create_future())
         self._writer.put(item)
-        patience = loop.call_later(PATIENCE_SECONDS, item.give_up)
+        loop.call_soon(item.wait)  # not at once: what else this turn of the loop does is no waiting
         try:
             with self._metrics.waiting("log"):
                 return await item.done
         finally:
-            patience.cancel()
+            if item.patience is not None:
+                item.patience.cancel()
 
     async def close(self) -> None:
         """Write what waits, then stop the writer."""

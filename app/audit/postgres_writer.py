@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import structlog
 from typing_extensions import override
 
+from app.audit.continuity import Continuity, Known, RolledBack
 from app.audit.events import Written
 from app.audit.log import (
     BATCH,
@@ -33,6 +34,11 @@ from app.base.metrics import Metrics
 from app.base.postgres import PostgresDatabase
 
 APPEND = "SELECT audit_append($1::text[], $2::bigint[], $3::bytea[], $4::text[])"
+
+_KNOWN = """
+    SELECT (SELECT row_hash FROM audit_events WHERE seq = $1::bigint),
+    $2::text IS NULL OR EXISTS (SELECT 1 FROM audit_events WHERE event_id = $2::text)
+"""
 
 _CUT = (
     OSError,
@@ -52,12 +58,20 @@ class PostgresWriter(Writer):
         database: Migrated.
         scribe: Puts events into words.
         metrics: Where the appends are timed.
+        continuity: What has to be in the database.
     """
 
-    def __init__(self, database: PostgresDatabase, scribe: Scribe, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        scribe: Scribe,
+        metrics: Metrics,
+        continuity: Continuity,
+    ) -> None:
         self._database = database
         self._scribe = scribe
         self._metrics = metrics
+        self._continuity = continuity
         self._waiting: asyncio.Queue[Item | None] = asyncio.Queue()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._changes: set[asyncio.Task[None]] = set()
@@ -113,7 +127,7 @@ class PostgresWriter(Writer):
                     # function takes none twice, so asking again cannot write anything again.
                     await self._disconnect()
                     await self._append(batch)
-        except _DOWN as error:
+        except (*_DOWN, RolledBack) as error:
             self._unavailable(error, batch)
             await self._disconnect()
         except Exception as error:
@@ -134,9 +148,14 @@ class PostgresWriter(Writer):
             [written.salt for written, _ in rows],
             [written.personal for written, _ in rows],
         )
-        for item, was_appended in zip(batch, appended, strict=True):
-            if not was_appended:
+        last = None
+        for item, row, was_appended in zip(batch, rows, appended, strict=True):
+            if was_appended:
+                last = row
+            else:
                 item.fault = AlreadyRecorded("the attempt has its outcome already")
+        if last is not None:
+            self._remember(*last)
 
     async def _judge(
         self, connection: "asyncpg.Connection[asyncpg.Record]", batch: Sequence[Item]
@@ -153,25 +172,29 @@ class PostgresWriter(Writer):
     # Changes of other tables --------------------------------------------------------------------
 
     async def _write_change(self, item: Item) -> None:
-        changed = False  # from here on a fault is one of the log, whatever it is
+        changing = False  # only then is a fault not one of the log
         try:
             async with asyncio.timeout(PATIENCE_SECONDS), self._database.changing() as core:
+                driver = (await core.get_raw_connection()).driver_connection
+                assert isinstance(driver, asyncpg.Connection)  # noqa: S101 - SQLAlchemy says Any
+                await self._see_that_all_is_there(driver)  # the pool may have connected anew
+                changing = True
                 item.result = await core.run_sync(item.change) if item.change else None
-                changed = True
+                changing = False
                 rows = [self._scribe.write_out(event) for event in item.events]
                 await core.execute(
                     sa.text("SELECT set_config('audit.pending', :rows, true)"),
                     {"rows": json.dumps([_pending(written, at) for written, at in rows])},
                 )
-                driver = (await core.get_raw_connection()).driver_connection
-                assert isinstance(driver, asyncpg.Connection)  # noqa: S101 - SQLAlchemy says Any
                 # One message: between the append and the commit the server waits for nobody.
                 with self._metrics.log_append.time():
                     await driver.execute("SELECT audit_append_pending(); COMMIT")
+            if rows:
+                self._remember(*rows[-1])
         except asyncpg.UniqueViolationError:
             item.fault = AlreadyRecorded("the attempt has its outcome already")
         except Exception as error:  # noqa: BLE001 - what the change raised is the caller's
-            if changed or self._database.is_away(error):
+            if not changing or self._database.is_away(error):
                 self._unavailable(error, [item])
             else:
                 item.fault = error
@@ -187,9 +210,29 @@ class PostgresWriter(Writer):
             item.fault = AuditUnavailable(retry_after_seconds=2)
 
     async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
+        if self._continuity.fault is not None:
+            await self._disconnect()  # by now our address may lead to the right database
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect()
+            connection = self._connection = await self._database.connect()
+            await self._see_that_all_is_there(connection)
         return self._connection
+
+    async def _see_that_all_is_there(
+        self, connection: "asyncpg.Connection[asyncpg.Record]"
+    ) -> None:
+        """See that the database has what is known to be in it.
+
+        Raises:
+            RolledBack: It is another one, or was set back, as by a failover to a late replica.
+        """
+        known = self._continuity.known
+        [(row_hash, has_event)] = await connection.fetch(_KNOWN, known.head.seq, known.event_id)
+        if not self._continuity.confirm(row_hash, has_event=has_event):
+            self._continuity.settle(await connection.fetch(self._continuity.explanations))
+
+    def _remember(self, written: Written, recorded_at: int) -> None:
+        known = self._continuity.known
+        self._continuity.known = Known(known.head, written.event_id, recorded_at)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -4,14 +4,13 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from app.audit import chain
 from app.audit.events import audit_events, audit_personal
 from app.audit.matches import NO_ROW, Filters, Matches
 from app.base.clock import from_unix_microseconds
@@ -22,9 +21,6 @@ LARGEST_PAGE = 200
 
 MOST_COUNTED = 10_000
 """Up to so many matches are counted; beyond, it is only known that there are more."""
-
-VERIFY_CHUNK = 1_000
-"""Rows per read while verifying; memory stays constant whatever the length of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,39 +138,14 @@ class Search:
         return hmac.digest(self._cursor_key, b"beside" + number, hashlib.sha256)[:16]
 
 
-def row_count(tx: sa.Connection) -> int:
-    """Return the seq of the newest row, which is how many there should be."""
-    return tx.scalar(sa.select(sa.func.max(audit_events.c.seq))) or 0
-
-
-def stored_rows(tx: sa.Connection) -> Iterator[chain.Row]:
-    """Give every row in order, a chunk at a time, as `chain.faults` wants them.
-
-    Only what is stored is read: computed columns fail on a text that has been tampered with.
-    """
-    c, last = audit_events.c, 0
-    wanted = sa.select(c.seq, c.recorded_at, c.canon, c.row_hash).order_by(c.seq)
-    while True:
-        rows = tx.execute(wanted.where(c.seq > last).limit(VERIFY_CHUNK)).all()
-        ids = [chain.personal_key(row.canon) for row in rows]
-        beside = _personal_data(tx, [event_id for event_id in ids if event_id])
-        for row, event_id in zip(rows, ids, strict=True):
-            yield chain.Row(*row, *beside.get(event_id or "", (None, None)))
-        if len(rows) < VERIFY_CHUNK:
-            return
-        last = rows[-1].seq
-
-
-def _personal_data(tx: sa.Connection, event_ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
-    """Return salt and data of these events, as far as they have not been erased."""
-    c = audit_personal.c
-    wanted = sa.select(c.event_id, c.salt, c.data).where(c.event_id.in_(event_ids))
-    return {row.event_id: (row.salt, row.data) for row in tx.execute(wanted)}
-
-
 _JOINED = audit_events.outerjoin(
     audit_personal, audit_personal.c.event_id == audit_events.c.event_id
 )
+
+
+def newest(tx: sa.Connection, filters: Filters, *, limit: int = 1) -> list[Entry]:
+    """Return the newest rows that match, newest first; by index, however long the log is."""
+    return entries_of(tx, Matches.of(tx, filters).newest(tx, limit=limit))
 
 
 def entries_of(tx: sa.Connection, seqs: Sequence[int]) -> list[Entry]:

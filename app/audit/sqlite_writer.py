@@ -20,6 +20,7 @@ import structlog
 from typing_extensions import override
 
 from app.audit import chain
+from app.audit.continuity import Continuity, Known
 from app.audit.events import Event
 from app.audit.log import BATCH, AlreadyRecorded, Item, Lookup, Scribe, Writer, allowed
 from app.base.errors import AuditUnavailable
@@ -28,9 +29,6 @@ from app.base.sqlite import SqliteDatabase
 
 ROWS_AT_ONCE = 32
 """Rows of one statement; few enough that the connection keeps them all prepared."""
-
-Head = tuple[int, bytes]
-"""Of the chain: ``seq`` and ``row_hash`` of its last row."""
 
 LOCK_SECONDS = 0.8
 """Longest wait for another process that writes; with `BUSY_SECONDS` less than callers wait."""
@@ -43,18 +41,28 @@ class SqliteWriter(Writer):
         database: Migrated.
         scribe: Puts events into words.
         metrics: Where the appends are timed.
+        continuity: What has to be in the file.
     """
 
-    def __init__(self, database: SqliteDatabase, scribe: Scribe, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        scribe: Scribe,
+        metrics: Metrics,
+        continuity: Continuity,
+    ) -> None:
         self._database = database
         self._scribe = scribe
         self._metrics = metrics
+        self._continuity = continuity
         self._waiting: list[Item] = []
         self._writing = False
         self._batches: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._logger = structlog.get_logger(__name__)
         self._connection: tuple[sa.Connection, sqlite3.Connection] | None = None
+        self._identity: object = None
+        self._written_at = 0  # Unix µs, of the row that was put into words last
         self._thread = threading.Thread(target=self._write_for_ever, name="audit-log-writer")
         self._thread.start()
 
@@ -127,9 +135,7 @@ class SqliteWriter(Writer):
     def _write_together(self, batch: Sequence[Item]) -> None:
         core, driver = self._connected()
         driver.execute("BEGIN IMMEDIATE")
-        head = driver.execute(
-            "SELECT seq, row_hash FROM audit_events ORDER BY seq DESC LIMIT 1"
-        ).fetchone() or (0, chain.GENESIS)
+        before = head = self._head(driver)
         plain = []
         for item in batch:
             if item.abandoned:
@@ -141,7 +147,7 @@ class SqliteWriter(Writer):
         plain = _judge(driver, plain)
         driver.execute("SAVEPOINT everything")
         try:
-            self._append(driver, [event for item in plain for event in item.events], head)
+            head = self._append(driver, [event for item in plain for event in item.events], head)
         except sqlite3.IntegrityError:
             # One of them is there already. That is rare, so only now is it worth finding out which.
             driver.execute("ROLLBACK TO everything")
@@ -149,10 +155,30 @@ class SqliteWriter(Writer):
                 head = self._write_alone(core, driver, item, head)
         driver.execute("RELEASE everything")
         driver.execute("COMMIT")
+        if head != before:
+            self._continuity.known = Known(head, at=self._written_at)
+
+    def _head(self, driver: sqlite3.Connection) -> chain.Head:
+        """Return the last row, having seen that nothing is missing before it.
+
+        Raises:
+            RolledBack: The file is not the one that was written to, or somebody set it back.
+        """
+        row = driver.execute(
+            "SELECT seq, row_hash FROM audit_events ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        head = chain.Head(*row) if row else chain.BEGINNING
+        known = self._continuity.known.head
+        if head != known or self._continuity.fault is not None:
+            wanted = "SELECT row_hash FROM audit_events WHERE seq = ?"
+            row = driver.execute(wanted, (known.seq,)).fetchone()
+            if not self._continuity.confirm(row[0] if row else None):
+                self._continuity.settle(driver.execute(self._continuity.explanations))
+        return head
 
     def _write_alone(
-        self, core: sa.Connection, driver: sqlite3.Connection, item: Item, head: Head
-    ) -> Head:
+        self, core: sa.Connection, driver: sqlite3.Connection, item: Item, head: chain.Head
+    ) -> chain.Head:
         """Run one item inside its own savepoint; return the head of the chain after it."""
         driver.execute("SAVEPOINT item")
         try:
@@ -171,7 +197,9 @@ class SqliteWriter(Writer):
             driver.execute("RELEASE item")
         return head
 
-    def _append(self, driver: sqlite3.Connection, events: Sequence[Event], head: Head) -> Head:
+    def _append(
+        self, driver: sqlite3.Connection, events: Sequence[Event], head: chain.Head
+    ) -> chain.Head:
         """Append a row for each of the *events*; return the head of the chain after them."""
         seq, previous = head
         rows, personal = [], []
@@ -181,16 +209,20 @@ class SqliteWriter(Writer):
             previous = chain.row_hash(
                 previous, seq=seq, recorded_at=recorded_at, canon=written.canon
             )
+            self._written_at = recorded_at
             rows.append((seq, recorded_at, written.canon, previous))
             if written.personal is not None:
                 personal.append((written.event_id, written.salt, written.personal, seq))
         _insert(driver, "audit_personal (event_id, salt, data, seq)", personal)
         _insert(driver, "audit_events (seq, recorded_at, canon, row_hash)", rows)
-        return seq, previous
+        return chain.Head(seq, previous)
 
     def _connected(self) -> tuple[sa.Connection, sqlite3.Connection]:
         """Return the one connection, as SQLAlchemy has it and as the bare driver."""
+        if self._database.identity != self._identity:
+            self._disconnect()  # another file has taken the place of the one we have open
         if self._connection is None:
+            self._identity = self._database.identity
             driver = self._database.connect()
             engine = sa.create_engine(
                 "sqlite+pysqlite://",

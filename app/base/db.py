@@ -87,6 +87,10 @@ class Database(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def scrub(self) -> None:
+        """Take what was deleted out of the files too, as far as that can be had."""
+
+    @abc.abstractmethod
     async def close(self) -> None:
         """Close every connection."""
 

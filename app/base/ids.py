@@ -5,7 +5,7 @@ import re
 
 _DIGITS = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8  # Crockford's 32, for each value of a byte
 _PATTERN = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
-_PLAIN = re.compile(r"(?!ek_|sk-|rtk_|rtr_|rts_|eyJ)[A-Za-z0-9._-]{1,64}")
+_PLAIN = re.compile(r"(?!ek_|sk-|rtc_|rtk_|rtr_|rts_|eyJ)[A-Za-z0-9._-]{1,64}")
 
 
 def new_id(prefix: str) -> str:

@@ -41,7 +41,7 @@ _SECRET = re.compile(
     r"""
     # Keys and client secrets, OpenAI's (masked ones too) and ours. They do not continue a word
     # (week_1, task-1), but they may follow an escape of repr() or of a URL (\nek_…, %20ek_…).
-      (?: (?<![A-Za-z0-9]) | (?<=\\[nrt]) | (?<=%[0-9A-Fa-f]{2}) ) (?: ek_|sk-|rt[krs]_ ) [\w*-]+
+      (?: (?<![A-Za-z0-9]) | (?<=\\[nrt]) | (?<=%[0-9A-Fa-f]{2}) ) (?: ek_|sk-|rt[ckrs]_ ) [\w*-]+
     # JWTs, whole or cut short: base64url of a JSON object starts so.
     | eyJ [\w-]{8,} (?: \. [\w-]* )*
     # Password hashes.
@@ -214,6 +214,7 @@ def _is_harmless(text: str) -> bool:
         or "rtk_" in text
         or "rtr_" in text
         or "rts_" in text
+        or "rtc_" in text
         or "eyJ" in text
         or "$argon2" in text
         or "://" in text

@@ -96,6 +96,18 @@ class Metrics:
             ["issuer", "result"],
             registry=own,
         )
+        self.model_looks = Counter(
+            f"{PREFIX}_model_looks",
+            "Looks at OpenAI's list of models, by result: ok or failed.",
+            ["result"],
+            registry=own,
+        )
+        self.model_changes = Counter(
+            f"{PREFIX}_model_changes",
+            "What those looks have found different, by what it is.",
+            ["change"],
+            registry=own,
+        )
         depth = Gauge(
             f"{PREFIX}_queue_depth",
             "Who waits now, by queue: mints for a place, rows until they are on disk.",
@@ -166,6 +178,13 @@ class Metrics:
     def watch_models(self, days_left: Callable[[], Mapping[str, int]]) -> None:
         """Show for each model how many days are left, asked anew whenever somebody looks."""
         self._shown.register(_ModelEnds(days_left))
+
+    def expect_model_changes(self, kinds: Iterable[str]) -> None:
+        """Begin at zero for each of the *kinds*, so that the first is an increase."""
+        for result in ("ok", "failed"):
+            self.model_looks.labels(result)
+        for kind in kinds:
+            self.model_changes.labels(kind)
 
     def expect_issuer(self, issuer: str) -> None:
         """Begin at zero for *issuer*, so that the first failure is an increase."""

@@ -157,6 +157,10 @@ class PostgresDatabase(Database):
         return False
 
     @override
+    async def scrub(self) -> None:
+        """Do nothing: what is dead is overwritten after the server's next vacuum of the table."""
+
+    @override
     async def close(self) -> None:
         goodbye = asyncio.ensure_future(self._engine.dispose())
         await asyncio.wait({goodbye}, timeout=CLOSE_SECONDS)

@@ -30,6 +30,8 @@ READERS = 4
 
 CLOSE_SECONDS = 1.0  # part of the 20 s in which the service stops
 
+SCRUB_SECONDS = 5.0
+
 BUSY_SECONDS = 0.5
 """Longest wait for somebody who writes without the lock file; shorter than a caller's patience."""
 
@@ -76,6 +78,26 @@ class SqliteDatabase(Database):
             max_overflow=0,
             hide_parameters=True,  # they are addresses and hashes, and errors go to the log
         )
+        sa.event.listen(self._engine, "connect", self._note_file)
+        sa.event.listen(self._engine, "checkout", self._see_that_it_is_the_file)
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """Which file now has our name: another one if somebody put it in place of ours."""
+        try:
+            stat = os.stat(self.path)  # noqa: PTH116 - asked for each batch of rows
+        except FileNotFoundError:
+            return None
+        return stat.st_dev, stat.st_ino
+
+    def _note_file(self, _: object, record: sa.pool.ConnectionPoolEntry) -> None:
+        record.info["identity"] = self.identity
+
+    def _see_that_it_is_the_file(
+        self, _: object, record: sa.pool.ConnectionPoolEntry, _proxy: object
+    ) -> None:
+        if record.info["identity"] != self.identity:
+            raise sa.exc.DisconnectionError  # SQLAlchemy connects anew
 
     def connect(self) -> sqlite3.Connection:
         """Open a connection that may write; its owner begins and ends transactions itself."""
@@ -158,6 +180,23 @@ class SqliteDatabase(Database):
             )
         self._serve_lock = descriptor
         return True
+
+    @override
+    async def scrub(self) -> None:
+        """Empty the write-ahead log into the file: it may hold pages as they were before.
+
+        A reader that is still at an older state keeps it from being emptied; the next commits
+        overwrite it then.
+        """
+        await asyncio.to_thread(self._empty_wal)
+
+    def _empty_wal(self) -> None:
+        with self.writing(timeout_seconds=SCRUB_SECONDS):
+            connection = self.connect()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
 
     @override
     async def close(self) -> None:

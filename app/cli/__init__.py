@@ -4,11 +4,15 @@ import os
 import sys
 
 import typer
+from sqlalchemy.exc import ProgrammingError
 
-from app.base.db import DatabaseFault
+from app.audit.checkpoints import Unreadable
+from app.audit.pruning import CannotPrune
+from app.audit.segments import CannotExport
+from app.base.db import DatabaseFault, reason_of
 from app.base.errors import Problem
 from app.base.keys import SecretFault
-from app.cli import audit, keys, operating, serving, users
+from app.cli import audit, keys, models, operating, serving, users
 from app.identity.sign_in import GrantRefused
 from app.minting.profiles import ProfilesFault
 from app.settings import SettingsFault
@@ -21,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(serving.commands)
 app.add_typer(operating.commands)
+app.add_typer(models.commands)
 app.add_typer(users.commands, name="users")
 app.add_typer(keys.commands, name="keys")
 app.add_typer(audit.commands, name="audit")
@@ -36,8 +41,19 @@ def run() -> None:
     except Problem as problem:
         reasons = "; ".join(f"{fault.field} {fault.reason}" for fault in problem.errors)
         lines = [f"{problem.detail} {reasons}".strip()]
-    except (DatabaseFault, SecretFault, GrantRefused, OSError, TimeoutError) as error:
+    except (
+        DatabaseFault,
+        SecretFault,
+        GrantRefused,
+        CannotExport,
+        CannotPrune,
+        Unreadable,
+        OSError,
+        TimeoutError,
+    ) as error:
         lines = [str(error)]
+    except ProgrammingError as error:  # on PostgreSQL, what the role has no right to
+        lines = [reason_of(error)]
     for line in lines:
         typer.echo(f"realtime-tokens: {line}", err=True)
     sys.exit(1)

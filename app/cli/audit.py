@@ -5,23 +5,21 @@ import sys
 from datetime import UTC
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 from pydantic import SecretStr
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.audit import chain
 from app.audit.matches import Filters
-from app.audit.search import Entry, Search, row_count, stored_rows
+from app.audit.search import Entry, Search
 from app.base.ids import is_id
+from app.cli import proof
 from app.cli.terminal import command_settings, fail, in_runtime, open_database, out
 from app.identity.users import OPERATOR
 from app.runtime import Runtime, end_users, installation_secret
 from app.web.audit import EventResponse, EventView
 
 commands = typer.Typer(help="Read the log and prove that nobody edited it.", no_args_is_help=True)
+commands.add_typer(proof.commands)
 
 
 @commands.command("list")
@@ -74,27 +72,3 @@ def trace_token() -> None:
     views = [EventView.of(row) for row in rows]
     answer = EventResponse(event=views[-1], attempt=views)  # as GET /audit/events/{id} has it
     typer.echo(answer.model_dump_json(by_alias=True, exclude_none=True, indent=2))
-
-
-@commands.command("verify")
-def verify_log() -> None:
-    """Recompute the whole chain and name every row that was edited, inserted, moved or deleted."""
-
-    async def run() -> tuple[int, list[chain.Fault]]:
-        async with open_database(command_settings()) as database:
-            return await database.read(_verify_with_progress)
-
-    total, faults = asyncio.run(run())
-    for fault in faults:
-        out.print(f"row {fault.seq}: {fault.what}")
-    if faults:
-        fail(f"the log was tampered with: {len(faults)} faults in {total} rows")
-    out.print(f"{total} rows verified: the chain is whole")
-
-
-def _verify_with_progress(tx: sa.Connection) -> tuple[int, list[chain.Fault]]:
-    total = row_count(tx)
-    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        rows = progress.track(stored_rows(tx), total=total)
-        return total, list(chain.faults(rows))

@@ -59,10 +59,8 @@ def check(
 ) -> None:
     """Check settings, profiles, models and issuers without starting."""
     settings = command_settings()
-    today = system_clock().date()
-    profiles = Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
-    for warning in [*profiles.warnings(today), *asyncio.run(_database_notes(settings))]:
-        out.print(f"note: {warning}")
+    for note in asyncio.run(_notes(settings)):
+        out.print(f"note: {note}")
     read_issuers(settings)
     if online:
         asyncio.run(_check_online(settings))
@@ -70,15 +68,17 @@ def check(
     out.print("ok")
 
 
-async def _database_notes(settings: Settings) -> list[str]:
-    """Return what there is to say about the database, if there is one already."""
+async def _notes(settings: Settings) -> list[str]:
+    """Return what there is to say about profiles and, if there is one already, the database."""
+    today = system_clock().date()
+    profiles = Profiles.read(settings, catalogue=Catalogue.built_in(), today=today)
     if settings.database_url is None and not settings.database_path.exists():
-        return []
+        return profiles.warnings(today)
     try:
-        async with open_runtime(settings) as runtime:
-            return await runtime.key_ring.warnings()
+        async with open_runtime(settings) as runtime:  # knows what OpenAI said of models, too
+            return [*runtime.profiles.warnings(today), *await runtime.key_ring.warnings()]
     except DatabaseFault as fault:
-        return [str(fault)]
+        return [*profiles.warnings(today), str(fault)]
 
 
 async def _check_online(settings: Settings) -> None:

@@ -84,7 +84,9 @@ async def _announce(runtime: Runtime) -> None:
     url = settings.public_url
     lines = ["", f"  Realtime token service {__version__}", ""]
     lines += [f"  API docs   {url}/docs", f"  Health     {url}/readyz", ""]
-    if settings.environment == "sandbox":
+    if runtime.continuity.fault is not None:
+        lines += [f"  NOTHING IS MINTED: {runtime.continuity.fault}", ""]
+    elif settings.environment == "sandbox":
         lines += await _announce_sandbox(runtime)
     elif not runtime.issuers and not await runtime.users.all():
         lines += [

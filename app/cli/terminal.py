@@ -5,12 +5,11 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 
-from app.base.db import Database
 from app.base.logs import configure_logging
 from app.identity.users import User
 from app.runtime import (
@@ -19,6 +18,10 @@ from app.runtime import (
     open_runtime,
 )
 from app.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from app.base.postgres import PostgresDatabase
+    from app.base.sqlite import SqliteDatabase
 
 T = TypeVar("T")
 
@@ -34,7 +37,9 @@ def command_settings() -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
+async def open_database(
+    settings: Settings,
+) -> AsyncIterator["SqliteDatabase | PostgresDatabase"]:
     """Open the database that the settings name, after a look at it."""
     database = database_of(settings)
     try:

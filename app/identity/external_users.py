@@ -16,6 +16,7 @@ from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database, metadata
 from app.base.errors import NotFound
 from app.base.ids import new_id
+from app.identity.acts import By, act
 from app.identity.issuer_settings import LONGEST_ISSUER
 
 LONGEST_SUBJECT = 255  # OpenID Connect Core, section 2
@@ -128,7 +129,7 @@ class ExternalUsers:
         rows = await self._database.read(lambda tx: tx.execute(wanted).all())
         return [ExternalUser.of(row) for row in rows]
 
-    async def disable(self, user_id: str, *, by: str) -> ExternalUser:
+    async def disable(self, user_id: str, *, by: By) -> ExternalUser:
         """Stop the user: no mint that begins later succeeds, whatever their issuer says.
 
         Raises:
@@ -138,7 +139,7 @@ class ExternalUsers:
         since = sa.func.coalesce(external_users.c.disabled_at, now)
         return await self._change(user_id, since, action="user.disable", by=by)
 
-    async def enable(self, user_id: str, *, by: str) -> ExternalUser:
+    async def enable(self, user_id: str, *, by: By) -> ExternalUser:
         """Let the user act again.
 
         Raises:
@@ -147,7 +148,7 @@ class ExternalUsers:
         return await self._change(user_id, None, action="user.enable", by=by)
 
     async def _change(
-        self, user_id: str, disabled_at: object, *, action: str, by: str
+        self, user_id: str, disabled_at: object, *, action: str, by: By
     ) -> ExternalUser:
         theirs = external_users.c.id == user_id
 
@@ -158,5 +159,4 @@ class ExternalUsers:
                 raise NotFound("No external user has this id; see: realtime-tokens users list")
             return ExternalUser.of(row)
 
-        event = Event(action=action, outcome="succeeded", actor=by, target=user_id)
-        return await self._log.record([event], change)
+        return await self._log.record([act(action, user_id, by)], change)

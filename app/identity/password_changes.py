@@ -20,6 +20,7 @@ from app.base.errors import (
 )
 from app.base.ids import is_id
 from app.identity import reset_links
+from app.identity.acts import By, act
 from app.identity.callers import Caller, Origin
 from app.identity.guessing import PasswordGuesses
 from app.identity.password_rules import PasswordRules
@@ -113,13 +114,12 @@ class PasswordChanges:
 
         await self._log.record([event], change)
 
-    async def make_link(self, user_id: str, *, by: str, origin: Origin | None = None) -> NewLink:
+    async def make_link(self, user_id: str, *, by: By) -> NewLink:
         """Return a link by which whoever has it may set the user's password once, within an hour.
 
         Args:
             user_id: Whose.
-            by: An admin's id, or the operator.
-            origin: Where an admin asked from.
+            by: An admin, or the operator.
 
         Raises:
             NotFound: No account has this id.
@@ -128,7 +128,6 @@ class PasswordChanges:
         """
         if not is_id(user_id, "usr"):  # PostgreSQL would not take every text, such as a NUL
             raise NotFound("No account has this id.")
-        origin = origin or Origin()
         expires_at = self._clock() + reset_links.LIFETIME
 
         def change(tx: sa.Connection) -> str:
@@ -139,15 +138,7 @@ class PasswordChanges:
                 raise Conflict("The account is disabled. Enable it first.")
             return reset_links.issue(tx, user_id, expires_at=to_unix_microseconds(expires_at))
 
-        event = Event(
-            action="user.make_reset_link",
-            outcome="succeeded",
-            actor=by,
-            target=user_id,
-            request_id=origin.request_id,
-            personal=origin.personal(),
-        )
-        token = await self._log.record([event], change)
+        token = await self._log.record([act("user.make_reset_link", user_id, by)], change)
         # Browsers keep what follows the # to themselves: it is in no log and no Referer.
         return NewLink(f"{self._page}#{token}", expires_at)
 

@@ -63,6 +63,15 @@ class Granted:
     """While it is not used, and never beyond the sign-in's lifetime."""
 
 
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Somebody who has given their password."""
+
+    user: User
+    rehashed: str | None = field(repr=False)
+    """The password under today's parameters, if it was hashed with older ones."""
+
+
 class SignIn:
     """Exchanges a password, later a refresh token, for an access token and the next refresh token.
 
@@ -114,6 +123,21 @@ class SignIn:
                 more is asked than the role has.
             AuditUnavailable: The sign-in cannot be written down.
         """
+        proven = await self.prove(origin, email=email, password=password)
+        try:
+            scopes = _narrowed(SCOPES[proven.user.role], scope)
+            return await self.begin(proven.user, scopes, origin, rehashed=proven.rehashed)
+        except GrantRefused as refusal:
+            await self._deny("user.sign_in", refusal, origin, proven.user)
+            raise
+
+    async def prove(self, origin: Origin, *, email: str, password: str) -> Proven:
+        """Return whose password this is; nothing begins by that.
+
+        Raises:
+            RateLimited, Overloaded: As `with_password`.
+            GrantRefused: ``invalid_grant`` for every wrong combination.
+        """
         account = email.strip().lower()[:LONGEST_EMAIL]
         user: User | None = None
         try:
@@ -127,13 +151,10 @@ class SignIn:
                 raise _wrong("wrong_password")
             if user.disabled_at is not None:
                 raise _wrong("user_disabled")
-
-            scopes = _narrowed(SCOPES[user.role], scope)
-            rehashed = await self._rehash(user, password)
-            return await self.begin(user, scopes, origin, rehashed=rehashed)
         except (RateLimited, GrantRefused) as refusal:
             await self._deny("user.sign_in", refusal, origin, user)
             raise
+        return Proven(user, await self._rehash(user, password))
 
     async def begin(
         self, user: User, scopes: frozenset[str], origin: Origin, *, rehashed: str | None = None
@@ -150,40 +171,12 @@ class SignIn:
         refresh_until = min(now + self._idle, ends_at)
 
         def insert(tx: sa.Connection) -> str:
-            unchanged = (
-                (users.c.id == user.id)
-                & users.c.disabled_at.is_(None)
-                & (users.c.password_hash == user.password_hash)
+            insert_sign_in(
+                tx, Proven(user, rehashed), sign_in_id, scopes=scopes, now=now, ends_at=ends_at
             )
-            touched = users.update().where(unchanged)
-            touched = touched.values(password_hash=rehashed or user.password_hash)
-            if tx.execute(touched).rowcount == 0:
-                raise GrantRefused(
-                    "invalid_grant",
-                    "The account is disabled or has just changed.",
-                    reason="account_changed",
-                )
-            row = {
-                "id": sign_in_id,
-                "user_id": user.id,
-                "scopes": " ".join(sorted(scopes)),
-                "created_at": now,
-                "expires_at": ends_at,
-                "revoked_at": None,
-            }
-            tx.execute(sign_ins.insert(), row)
             return refresh_tokens.issue(tx, sign_in_id, now=now, expires_at=refresh_until)
 
-        event = Event(
-            action="user.sign_in",
-            outcome="succeeded",
-            actor=user.id,
-            sign_in=sign_in_id,
-            request_id=origin.request_id,
-            role=user.role,
-            personal=origin.personal(user.email),
-        )
-        refresh_token = await self._log.record([event], insert)
+        refresh_token = await self._log.record([signed_in(user, sign_in_id, origin)], insert)
         return self._granted(user, sign_in_id, scopes, refresh_token, refresh_until - now)
 
     async def with_refresh_token(
@@ -295,6 +288,57 @@ class SignIn:
             personal=origin.personal(user.email if user else None),
         )
         await self._denials.record(event)
+
+
+def insert_sign_in(
+    tx: sa.Connection,
+    proven: Proven,
+    sign_in_id: str,
+    *,
+    scopes: frozenset[str],
+    now: int,
+    ends_at: int,
+) -> None:
+    """Begin the sign-in of somebody who is still as they were proven; instants in Unix µs.
+
+    Raises:
+        GrantRefused: The account is disabled, or got another password a moment ago.
+    """
+    user = proven.user
+    unchanged = (
+        (users.c.id == user.id)
+        & users.c.disabled_at.is_(None)
+        & (users.c.password_hash == user.password_hash)
+    )
+    touched = {"password_hash": proven.rehashed or user.password_hash, "last_sign_in_at": now}
+    if tx.execute(users.update().where(unchanged).values(touched)).rowcount == 0:
+        raise GrantRefused(
+            "invalid_grant",
+            "The account is disabled or has just changed.",
+            reason="account_changed",
+        )
+    row = {
+        "id": sign_in_id,
+        "user_id": user.id,
+        "scopes": " ".join(sorted(scopes)),
+        "created_at": now,
+        "expires_at": ends_at,
+        "revoked_at": None,
+    }
+    tx.execute(sign_ins.insert(), row)
+
+
+def signed_in(user: User, sign_in_id: str, origin: Origin) -> Event:
+    """Return the row that tells of a sign-in."""
+    return Event(
+        action="user.sign_in",
+        outcome="succeeded",
+        actor=user.id,
+        sign_in=sign_in_id,
+        request_id=origin.request_id,
+        role=user.role,
+        personal=origin.personal(user.email),
+    )
 
 
 def _wrong(reason: str) -> GrantRefused:

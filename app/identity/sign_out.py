@@ -8,12 +8,14 @@ from app.audit.events import Event
 from app.audit.log import Log
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
-from app.base.errors import Conflict, InvalidToken
+from app.base.errors import Conflict, InvalidToken, NotFound
+from app.base.ids import is_id
 from app.identity import refresh_tokens
 from app.identity.access_tokens import AccessTokens
+from app.identity.acts import act
 from app.identity.callers import Caller, Origin
 from app.identity.refresh_tokens import is_refresh_token
-from app.identity.users import sign_ins
+from app.identity.users import sign_ins, users
 
 AT_ONCE = 50
 """Sign-ins deleted in one round; each may have some thousand refresh tokens."""
@@ -102,6 +104,24 @@ class SignOut:
         )
         wanted = sign_ins.c.user_id == caller.user_id
         await self._log.record([event], lambda tx: self._revoke(tx, wanted))
+
+    async def of_user(self, user_id: str, *, by: Caller) -> None:
+        """End every sign-in of an account, at the word of an admin.
+
+        Raises:
+            NotFound: No account has this id.
+            AuditUnavailable: It cannot be written down; all of them go on.
+        """
+        if not is_id(user_id, "usr"):  # PostgreSQL would not take every text, such as a NUL
+            raise NotFound("No account has this id.")
+        known = sa.select(users.c.id).where(users.c.id == user_id)
+
+        def revoke(tx: sa.Connection) -> None:
+            if tx.execute(known).first() is None:
+                raise NotFound("No account has this id.")
+            self._revoke(tx, sign_ins.c.user_id == user_id)
+
+        await self._log.record([act("user.sign_out", user_id, by)], revoke)
 
     async def forget_expired(self) -> int:
         """Delete sign-ins past their lifetime, with all their refresh tokens; return how many.

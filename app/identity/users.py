@@ -1,18 +1,19 @@
 """The people who have an account here, and what their role lets them do."""
 
+import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
-from app.audit.events import Event
 from app.audit.log import Log
 from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database, metadata
 from app.base.errors import Conflict, FieldError, InvalidRequest, NotFound
-from app.base.ids import new_id
+from app.base.ids import is_id, new_id
 from app.identity import reset_links
+from app.identity.acts import By, act
 from app.identity.password_rules import PasswordRules
 from app.identity.passwords import Passwords
 
@@ -39,6 +40,7 @@ users = sa.Table(
     sa.Column("role", sa.String(16), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix µs
     sa.Column("disabled_at", sa.BigInteger),  # Unix µs
+    sa.Column("last_sign_in_at", sa.BigInteger),  # Unix µs; with the password
 )
 
 sign_ins = sa.Table(
@@ -96,16 +98,26 @@ class Users:
         self._rules = rules
         self._clock = clock
 
-    async def add(self, email: str, *, role: str, password: str, by: str) -> User:
+    async def add(self, email: str, *, role: str, password: str | None, by: By) -> User:
         """Create an account.
+
+        Args:
+            email: Not yet that of an account.
+            role: One of `Role`.
+            password: None for one that nobody knows: then a link is needed to set another.
+            by: Who does it.
 
         Raises:
             InvalidRequest: The address, role or password cannot be used.
             Conflict: The address has an account already.
+            Overloaded: Too many passwords are being checked.
         """
         email = _checked_email(email)
         checked_role = _checked_role(role)
-        self._rules.check(password, email=email)
+        if password is None:
+            password = secrets.token_urlsafe(32)
+        else:
+            self._rules.check(password, email=email)
         password_hash = await self._passwords.hash(password)
         row = {
             "id": new_id("usr"),
@@ -122,13 +134,7 @@ class Users:
             tx.execute(users.insert(), row)
             return User.of(tx.execute(users.select().where(users.c.id == row["id"])).one())
 
-        event = Event(
-            action="user.create",
-            outcome="succeeded",
-            actor=by,
-            target=str(row["id"]),
-            role=checked_role,
-        )
+        event = act("user.create", str(row["id"]), by, role=checked_role)
         return await self._log.record([event], insert)
 
     async def find(self, email: str) -> User | None:
@@ -151,30 +157,51 @@ class Users:
         rows = await self._database.read(lambda tx: tx.execute(wanted).all())
         return [User.of(row) for row in rows]
 
-    async def disable(self, email: str, *, by: str) -> User:
+    async def disable(self, who: str, *, by: By) -> User:
         """Stop the account: no mint that begins later succeeds, and its sign-ins end.
 
         Raises:
             NotFound: No such account.
+            Conflict: An admin would stop the last admin; the operator, who can add one, may.
         """
         now = to_unix_microseconds(self._clock())
         return await self._change(
-            email,
+            who,
             {"disabled_at": sa.func.coalesce(users.c.disabled_at, now)},
             action="user.disable",
             by=by,
             end_credentials=True,
+            takes_an_admin=True,
         )
 
-    async def enable(self, email: str, *, by: str) -> User:
+    async def enable(self, who: str, *, by: By) -> User:
         """Let the account act again; it has to sign in anew.
 
         Raises:
             NotFound: No such account.
         """
-        return await self._change(email, {"disabled_at": None}, action="user.enable", by=by)
+        return await self._change(who, {"disabled_at": None}, action="user.enable", by=by)
 
-    async def set_password(self, email: str, password: str, *, by: str) -> User:
+    async def set_role(self, who: str, role: str, *, by: By) -> User:
+        """Give the account another role, and end its sign-ins: the next has the new scopes.
+
+        Raises:
+            InvalidRequest: There is no such role.
+            NotFound: No such account.
+            Conflict: An admin would take the role of the last admin.
+        """
+        checked_role = _checked_role(role)
+        return await self._change(
+            who,
+            {"role": checked_role},
+            action="user.set_role",
+            by=by,
+            end_credentials=True,
+            takes_an_admin=checked_role != "admin",
+            role=checked_role,
+        )
+
+    async def set_password(self, who: str, password: str, *, by: By) -> User:
         """Give the account another password; whoever is signed in with the old one is out.
 
         A link to set the password ends too.
@@ -183,34 +210,72 @@ class Users:
             NotFound: No such account.
             InvalidRequest: The password cannot be used.
         """
-        self._rules.check(password, email=email)
+        user = await self._account(who)
+        self._rules.check(password, email=user.email)
         values = {"password_hash": await self._passwords.hash(password)}
         return await self._change(
-            email, values, action="user.set_password", by=by, end_credentials=True
+            user.id, values, action="user.set_password", by=by, end_credentials=True
         )
+
+    async def _account(self, who: str) -> User:
+        """Return the account with this id or address.
+
+        Raises:
+            NotFound: There is none.
+        """
+        user = await (self.get(who) if is_id(who, "usr") else self.find(who))
+        if user is None:
+            raise NotFound("No such account; see: realtime-tokens users list")
+        return user
 
     async def _change(
         self,
-        email: str,
+        who: str,
         values: dict[str, Any],
         *,
         action: str,
-        by: str,
+        by: By,
         end_credentials: bool = False,
+        takes_an_admin: bool = False,
+        **facts: Any,
     ) -> User:
-        user = await self.find(email)
-        if user is None:
-            raise NotFound("No account has this address; see: realtime-tokens users list")
+        """Set *values* of an account, by its id or address, and record it.
+
+        Args:
+            who: An id or an address.
+            values: Columns of `users`.
+            action: What the row calls it.
+            by: Who does it.
+            end_credentials: End its sign-ins, and a link to set its password.
+            takes_an_admin: If it is an admin, it will not be one any more.
+            facts: Further members of the row.
+        """
+        user = await self._account(who)
         now = to_unix_microseconds(self._clock())
+        needs_another_admin = takes_an_admin and by != OPERATOR
 
         def change(tx: sa.Connection) -> User:
+            if needs_another_admin:
+                _see_another_admin(tx, user.id)
             tx.execute(users.update().where(users.c.id == user.id).values(values))
             if end_credentials:
                 end_all_credentials(tx, user.id, now=now)
             return User.of(tx.execute(users.select().where(users.c.id == user.id)).one())
 
-        event = Event(action=action, outcome="succeeded", actor=by, target=user.id)
-        return await self._log.record([event], change)
+        return await self._log.record([act(action, user.id, by, **facts)], change)
+
+
+def _see_another_admin(tx: sa.Connection, user_id: str) -> None:
+    """See that somebody can still administer without this user.
+
+    Raises:
+        Conflict: They are the last one who can.
+    """
+    # Locked, so that of two admins who stop each other at once one comes second.
+    able = (users.c.role == "admin") & users.c.disabled_at.is_(None)
+    wanted = sa.select(users.c.id).where(able).order_by(users.c.id).with_for_update()
+    if set(tx.scalars(wanted)) == {user_id}:
+        raise Conflict("This is the last admin. Make another one first.")
 
 
 def end_all_credentials(

@@ -194,9 +194,6 @@ class Catalogue:
         """Ids that look like Realtime models and are none, and why not."""
         self._by_id = {model.id: model for model in models}
         self.families = tuple(dict.fromkeys(model.family for model in models))
-        faults = list(self._faults())
-        if faults:
-            raise ValueError("; ".join(faults))
 
     @classmethod
     def built_in(cls) -> Self:
@@ -217,7 +214,26 @@ class Catalogue:
         not_realtime = TypeAdapter(dict[str, str]).validate_python(data.pop("not_realtime"))
         if data:
             raise ValueError(f"unknown tables: {', '.join(data)}")
-        return cls(models, not_realtime)
+        catalogue = cls(models, not_realtime)
+        if faults := list(catalogue._faults()):
+            raise ValueError("; ".join(faults))
+        return catalogue
+
+    def with_shutdowns(self, shutdowns: Mapping[str, date]) -> "Catalogue":
+        """Return the same catalogue with other ends.
+
+        Nothing is asked of them: that a model ends before its successor does, or without one, is
+        what OpenAI may announce any day, and `resolve` copes with it.
+
+        Args:
+            shutdowns: The first day without a model, by id; ids that are unknown here are passed
+                over.
+        """
+        models = tuple(
+            replace(model, shutdown=shutdowns.get(model.id, model.shutdown))
+            for model in self.models
+        )
+        return Catalogue(models, self.not_realtime)
 
     def get(self, model_id: str) -> Model | None:
         """Return the model with exactly this id."""

@@ -24,6 +24,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from http import HTTPStatus
@@ -56,6 +57,7 @@ distant past); a server whose clock is set to the wrong time zone goes on mintin
 
 _SECRET_VALUE = re.compile(r"[!-~]{8,512}")
 _MODEL_ID = re.compile(r"[!-~]{1,256}")  # goes to logs and terminals
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class UpstreamModel:
 
     id: str
     shutdown_date: date | None
+    date_is_readable: bool = True
+    """False where something stands in the place of the date that is none."""
 
 
 class OpenAI:
@@ -204,7 +208,7 @@ class OpenAI:
             problem.may_have_minted = False
             raise
         return tuple(
-            UpstreamModel(name, _date(model.get("shutdown_date")))
+            _upstream_model(name, model.get("shutdown_date"))
             for model in models
             if isinstance(model, dict)
             and isinstance(name := model.get("id"), str)
@@ -421,8 +425,11 @@ def _client_secret(
     )
 
 
-def _date(text: Any) -> date | None:
-    try:
-        return date.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None
+def _upstream_model(model_id: str, shutdown_date: Any) -> UpstreamModel:
+    if shutdown_date is None:
+        return UpstreamModel(model_id, None)
+    # Python would read 20270120 and 2027-W03-3 too.
+    if isinstance(shutdown_date, str) and _DATE.fullmatch(shutdown_date):
+        with suppress(ValueError):  # no such day
+            return UpstreamModel(model_id, date.fromisoformat(shutdown_date))
+    return UpstreamModel(model_id, None, date_is_readable=False)

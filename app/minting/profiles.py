@@ -4,12 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
-from typing import Any, Self, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from app.base.errors import (
     FieldError,
@@ -46,7 +45,15 @@ from app.minting.session_members import (
 from app.minting.session_shape import VOICES, faults
 from app.settings import Settings
 
-__all__ = ["PlannedSession", "Profile", "Profiles", "ProfilesFault", "Wish"]
+__all__ = [
+    "Binding",
+    "ModelUse",
+    "PlannedSession",
+    "Profile",
+    "Profiles",
+    "ProfilesFault",
+    "Wish",
+]
 
 Resolver: TypeAlias = Callable[..., Resolved]
 """``resolve``, with the catalogue and what the operator wants already filled in."""
@@ -127,6 +134,33 @@ class PlannedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelUse:
+    """A model that a profile names, and what became of that."""
+
+    kind: Literal["speech", "transcription"]
+    asked: str
+    """A family or an id, as the operator named it."""
+
+    used: str | None
+    """None when a spoken session has to do without a transcriber."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a profile binds its tokens to on one day."""
+
+    profile: Profile
+    session: Json | None
+    """As OpenAI would get it, its {variables} unfilled; None when the profile mints nothing."""
+
+    models: tuple[ModelUse, ...] = ()
+    transports: tuple[Transport, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    refusal: str | None = None
+    """Why the profile mints nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """What of a planned session is the same for every caller on one day."""
 
@@ -135,6 +169,7 @@ class _Plan:
 
     model: str
     model_asked: str
+    models: tuple[ModelUse, ...]
     transports: tuple[Transport, ...]
     notices: tuple[Notice, ...]
     blanks: re.Pattern[str] | None
@@ -184,6 +219,11 @@ class Profiles:
             raise ProfilesFault(lines)
         remarks = [_NO_TEMPERATURE] if settings.openai_realtime_temperature is not None else []
         return cls([_profile_of(draft) for draft in drafts], resolver=resolver, remarks=remarks)
+
+    def follow(self, catalogue: Catalogue) -> None:
+        """Resolve models by *catalogue* from now on; it differs from the present one in dates."""
+        self._resolver = partial(self._resolver, catalogue=catalogue)
+        self._plans, self._sessions = {}, {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -264,26 +304,26 @@ class Profiles:
     def warnings(self, today: date) -> list[str]:
         """Return what the operator should know today, one line each, for the start-up log."""
         lines = list(self._remarks)
-        for profile in self._profiles.values():
-            try:
-                notices = self._plan_for(profile, today).notices
-            except ModelRetired as refusal:
-                lines.append(f"profile {profile.name} mints nothing: {refusal.detail}")
-                continue
-            for notice in notices:
+        for binding in self.bindings(today):
+            name = binding.profile.name
+            if binding.refusal:
+                lines.append(f"profile {name} mints nothing: {binding.refusal}")
+            for notice in binding.notices:
                 left = f" {(notice.sunset - today).days} days are left." if notice.sunset else ""
-                lines.append(f"profile {profile.name}: {notice.detail}{left}")
+                lines.append(f"profile {name}: {notice.detail}{left}")
         return lines
 
-    def days_left(self, today: date) -> dict[str, int]:
-        """Return for each model in use whose end is announced how many days are left, from 1."""
-        left = {}
-        for profile in self._profiles.values():
-            with suppress(ModelRetired):
-                for notice in self._plan_for(profile, today).notices:
-                    if notice.model and notice.sunset:
-                        left[notice.model] = (notice.sunset - today).days
-        return left
+    def bindings(self, today: date) -> list[Binding]:
+        """Return for each profile what it binds its tokens to."""
+        return [self._binding(profile, today) for profile in self._profiles.values()]
+
+    def _binding(self, profile: Profile, today: date) -> Binding:
+        try:
+            plan = self._plan_for(profile, today)
+        except ModelRetired as refusal:
+            return Binding(profile, None, refusal=refusal.detail)
+        session = json.loads(plan.session_json)
+        return Binding(profile, session, plan.models, plan.transports, plan.notices)
 
     def _plan_for(self, profile: Profile, today: date) -> _Plan:
         if today != self._planned_on:
@@ -332,9 +372,11 @@ def _plan(profile: Profile, resolver: Resolver, today: date) -> _Plan:
     session: Json = deepcopy(dict(profile.session))
     places = _models_of(session)
     transports = set(TRANSPORTS)
+    models: list[ModelUse] = []
     notices: list[Notice] = []
     for path, need in places:
         resolved = resolver(member(session, path), need=need, today=today)
+        models.append(ModelUse(need.kind, resolved.asked, resolved.used))
         notices += resolved.notices
         if resolved.used is None:
             drop(session, TRANSCRIPTION)
@@ -348,6 +390,7 @@ def _plan(profile: Profile, resolver: Resolver, today: date) -> _Plan:
         session_json=json.dumps(session),
         model=member(session, answering),
         model_asked=member(profile.session, answering),
+        models=tuple(models),
         transports=tuple(way for way in TRANSPORTS if way in transports),
         notices=tuple(notices),
         blanks=re.compile(f"{{({names})}}") if names else None,

@@ -36,8 +36,8 @@ class EventView(Answer):
         description="What was done: `client_secret.mint`, `user.sign_in`, `access_token.verify`, …"
     )
     outcome: str = Field(
-        description="`requested`, then `issued`, `failed` or `unknown`, for a mint; `denied`, or"
-        " `succeeded`, for the rest."
+        description="`requested`, then `issued`, `failed` or `unknown`, for a mint; `denied`,"
+        " `failed` or `succeeded`, for the rest."
     )
     attempt_id: str | None = Field(
         default=None, description="`tok_…`, the `id` that the mint's caller was given."
@@ -45,10 +45,13 @@ class EventView(Answer):
     reason: str | None = Field(default=None, description="Why not: mostly the code of the problem.")
     actor: str | None = Field(
         default=None,
-        description="Who did it: a user's `usr_…`, `operator` for a command, `eus_…` for the end"
-        " user on whose behalf a backend asked, or the `key_…` of the backend itself.",
+        description="Who did it: a user's `usr_…`, `operator` for a command, `service` for what it"
+        " does by itself, `eus_…` for the end user on whose behalf a backend asked, or the `key_…`"
+        " of the backend itself.",
     )
-    target: str | None = Field(default=None, description="Whom it was done to, if somebody else.")
+    target: str | None = Field(
+        default=None, description="Whom it was done to, if somebody else; the model that changed."
+    )
     credential: str | None = Field(
         default=None,
         description="Id of what was shown: the `jti` of an access token, `sha256:…` without, or the"
@@ -71,6 +74,12 @@ class EventView(Answer):
         default=None, description="What the profile names: a family or a model's id."
     )
     model_used: str | None = Field(default=None, description="The model the token is bound to.")
+    shutdown_before: str | None = Field(
+        default=None, description="Of a model whose end has changed, the day until then; a date."
+    )
+    shutdown_after: str | None = Field(
+        default=None, description="The first day without that model from then on."
+    )
     transcription_model: str | None = Field(default=None, description="The model that transcribes.")
     language: str | None = Field(default=None, description="Of the transcription, ISO-639-1.")
     ttl_seconds: int | None = Field(default=None, description="Lifetime that was asked for.")
@@ -97,6 +106,12 @@ class EventView(Answer):
     count: int | None = Field(
         default=None, description="How many refusals this row stands for, when it counts them."
     )
+    boundary_seq: int | None = Field(
+        default=None,
+        description="The last row that was pruned, whose personal data were erased for their age,"
+        " or that the log had when it was accepted.",
+    )
+    boundary_hash: str | None = Field(default=None, description="The `rowHash` of that row.")
     filters: str | None = Field(
         default=None,
         description="What was exported; `withheld` stands for what is not kept for good.",

@@ -42,6 +42,25 @@ def client_address(scope: Scope, trusted: tuple[Network, ...]) -> str:
     return str(address)
 
 
+def forwarded_scheme(scope: Scope, trusted: tuple[Network, ...]) -> str | None:
+    """Return how the client reached a trusted proxy: ``https`` or ``http``, from X-Forwarded-Proto.
+
+    Args:
+        scope: Of a request.
+        trusted: Networks of our own proxies.
+
+    Returns:
+        None when the peer of the connection is no trusted proxy, or does not say.
+    """
+    peer = scope.get("client")
+    address = _parse(peer[0]) if peer else None
+    if address is None or not _is_in(address, trusted):
+        return None
+    # The first entry is about the client's own connection, where each proxy adds one.
+    told = Headers(scope=scope).get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    return told if told in {"http", "https"} else None
+
+
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     try:

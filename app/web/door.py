@@ -35,6 +35,7 @@ from app.base.errors import (
 )
 from app.base.ids import is_plain, new_id
 from app.settings import Network, Settings
+from app.web.admin.problem_page import is_page
 from app.web.client_address import client_address
 from app.web.problems import FORM_PATHS, problem_response
 from app.web.shortcut import ONE_OF_MANY, Shortcut
@@ -277,7 +278,7 @@ def _check_media_type(headers: Headers, path: str) -> None:
     Raises:
         UnsupportedMediaType: It is something else, or does not say what it is.
     """
-    expected = _FORM if path in FORM_PATHS else _JSON
+    expected = _FORM if path in FORM_PATHS or is_page(path) else _JSON
     media_type, *parameters = headers.get("content-type", "").lower().split(";")
     charsets = [
         value.strip(' "')

@@ -26,6 +26,9 @@ class Readiness(Answer):
     database: Literal["ok", "failing"] = Field(description="It can be read.")
     migration: Literal["ok", "failing"] = Field(description="Its tables are of this release.")
     writer: Literal["ok", "failing"] = Field(description="What writes the audit log runs.")
+    log: Literal["ok", "failing"] = Field(
+        description="The audit log has every row that it is known to have had."
+    )
 
 
 class Version(Answer):
@@ -55,7 +58,13 @@ async def is_alive() -> Alive:
     responses={
         **success(
             "They can.",
-            example={"status": "ready", "database": "ok", "migration": "ok", "writer": "ok"},
+            example={
+                "status": "ready",
+                "database": "ok",
+                "migration": "ok",
+                "writer": "ok",
+                "log": "ok",
+            },
             cache_control="no-store",
         ),
         503: {
@@ -68,6 +77,7 @@ async def is_alive() -> Alive:
                         "database": "ok",
                         "migration": "failing",
                         "writer": "ok",
+                        "log": "ok",
                     }
                 }
             },
@@ -75,7 +85,7 @@ async def is_alive() -> Alive:
     },
 )
 async def is_ready(runtime: RuntimeDep, response: Response) -> Readiness:
-    """Look at the database, its migration and the log's writer. OpenAI is not asked."""
+    """Look at the database, its migration, the log and its writer. OpenAI is not asked."""
     database = migration = True
     try:
         await runtime.database.check(environment=runtime.settings.environment)
@@ -84,7 +94,8 @@ async def is_ready(runtime: RuntimeDep, response: Response) -> Readiness:
     except DatabaseFault:
         database = migration = False
     writer = runtime.log.alive
-    ready = database and migration and writer
+    log = runtime.continuity.fault is None
+    ready = database and migration and writer and log
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"
     return Readiness(
@@ -92,6 +103,7 @@ async def is_ready(runtime: RuntimeDep, response: Response) -> Readiness:
         database="ok" if database else "failing",
         migration="ok" if migration else "failing",
         writer="ok" if writer else "failing",
+        log="ok" if log else "failing",
     )
 
 

@@ -147,7 +147,7 @@ async def reset_password(
     "/admin/api/users/{id}/reset-link",
     operation_id="makeResetLink",
     summary="Make a link to set a user's password",
-    tags=["Administration"],
+    tags=["Users"],
     responses={
         **success(
             "The link, shown this once. Give it to the user over a way that nobody else reads.",
@@ -174,9 +174,7 @@ async def make_reset_link(
 
     An older link of the user ends. The password stays as it is until the link is used.
     """
-    link = await runtime.password_changes.make_link(
-        user_id, by=caller.user_id, origin=caller.origin
-    )
+    link = await runtime.password_changes.make_link(user_id, by=caller)
     response.headers.update(NO_STORE)
     return ResetLink.of(link)
 

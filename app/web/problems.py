@@ -1,7 +1,8 @@
 """Every refusal as the client sees it: RFC 9457 problem documents, and nowhere else.
 
-The token and the revocation endpoint are the exception: there RFC 6749 section 5.2 says what a
-refusal looks like, so that any OAuth client understands it.
+The token and the revocation endpoint are an exception: there RFC 6749 section 5.2 says what a
+refusal looks like, so that any OAuth client understands it. The pages under ``/admin`` are another:
+people read them.
 """
 
 import json
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from app.base.errors import (
@@ -41,6 +42,7 @@ from app.base.errors import (
     UpstreamRateLimited,
 )
 from app.base.ids import new_id
+from app.web.admin.problem_page import is_page, problem_page
 from app.web.field_errors import field_errors, field_names
 
 MEDIA_TYPE = "application/problem+json"
@@ -179,10 +181,10 @@ def install_problem_handlers(app: FastAPI, *, public_url: str) -> None:
         public_url: Without a slash at the end; problem types are addresses below it.
     """
 
-    async def on_problem(request: Request, error: Exception) -> JSONResponse:
+    async def on_problem(request: Request, error: Exception) -> Response:
         return problem_response(_problem_of(error, request), request.scope, public_url=public_url)
 
-    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    async def on_http_exception(request: Request, error: Exception) -> Response:
         response = await on_problem(request, error)
         if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
             # RFC 9110 section 15.5.6: all methods, where the framework names the first route's.
@@ -196,8 +198,10 @@ def install_problem_handlers(app: FastAPI, *, public_url: str) -> None:
     _publish_components(app)
 
 
-def problem_response(problem: Problem, scope: Scope, *, public_url: str) -> JSONResponse:
+def problem_response(problem: Problem, scope: Scope, *, public_url: str) -> Response:
     """Return the answer that refuses the request of *scope* because of *problem*."""
+    if is_page(scope["path"]):
+        return problem_page(problem, scope, public_url=public_url)
     headers = {"Cache-Control": "no-store"}
     if problem.retry_after_seconds is not None:
         headers["Retry-After"] = str(problem.retry_after_seconds)

@@ -427,7 +427,7 @@ async def list_models(_: ProfileCaller, runtime: RuntimeDep) -> ModelsResponse:
     """List every realtime, transcription and translation model the catalogue knows."""
     today = runtime.clock().date()
     return ModelsResponse(
-        models=[ModelView.of(model, today=today) for model in runtime.catalogue.models]
+        models=[ModelView.of(model, today=today) for model in runtime.models.catalogue.models]
     )
 
 

@@ -1,0 +1,122 @@
+"""Erasing a person: what identifies them goes, what was done stays, and the chain stays whole."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import sqlalchemy as sa
+
+from app.audit.events import Event, audit_events, audit_personal
+from app.audit.log import Log
+from app.audit.personal_data import delete_personal
+from app.base.clock import Clock, to_unix_microseconds
+from app.base.db import Database
+from app.base.errors import NotFound
+from app.base.ids import is_id
+from app.identity.external_users import external_users
+from app.identity.passwords import Passwords
+from app.identity.users import end_all_credentials, users
+
+AT_ONCE = 2_000
+"""Rows whose personal data go in one transaction."""
+
+NOWHERE = "erased.invalid"
+"""Domain of the addresses of erased accounts; nobody can have one there (RFC 2606)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was erased."""
+
+    user_id: str
+    rows: int  # whose personal data are gone
+
+
+class Erasure:
+    """Erases people, each act with its row."""
+
+    def __init__(self, *, database: Database, log: Log, passwords: Passwords, clock: Clock) -> None:
+        self._database = database
+        self._log = log
+        self._passwords = passwords
+        self._clock = clock
+
+    async def erase(self, who: str, *, by: str) -> Erased:
+        """Erase what identifies a person, and disable their account for good.
+
+        Args:
+            who: The address of an account; the `usr_…` of one, or of an external issuer's user; the
+                `eus_…` of a backend's end user.
+            by: Who does it.
+
+        Raises:
+            NotFound: There is nobody of this name.
+            AuditUnavailable: The log is away; what was erased before stays so.
+        """
+        user_id, email = await self._database.read(partial(_find, who=who))
+        unknown = await self._passwords.hash(secrets.token_urlsafe())
+        event = Event(action="user.erase", outcome="succeeded", actor=by, target=user_id)
+        await self._log.record([event], partial(self._anonymise, user_id=user_id, unknown=unknown))
+        rows = 0
+        while ids := await self._database.read(partial(_theirs, user_id=user_id, email=email)):
+            told = Event(
+                action="personal_data.erase",
+                outcome="succeeded",
+                actor=by,
+                target=user_id,
+                count=len(ids),
+            )
+            await self._log.record([told], partial(delete_personal, event_ids=ids))
+            rows += len(ids)
+        await self._database.scrub()
+        return Erased(user_id, rows)
+
+    def _anonymise(self, tx: sa.Connection, *, user_id: str, unknown: str) -> None:
+        now = to_unix_microseconds(self._clock())
+        values = {
+            "email": f"{user_id.lower()}@{NOWHERE}",
+            "password_hash": unknown,
+            "disabled_at": sa.func.coalesce(users.c.disabled_at, now),
+        }
+        tx.execute(users.update().where(users.c.id == user_id).values(values))
+        end_all_credentials(tx, user_id, now=now)
+        theirs = external_users.c.id == user_id
+        gone = {
+            "subject": f"erased:{user_id}",
+            "disabled_at": sa.func.coalesce(external_users.c.disabled_at, now),
+        }
+        tx.execute(external_users.update().where(theirs).values(gone))
+
+
+def _find(tx: sa.Connection, *, who: str) -> tuple[str, str | None]:
+    """Return id and address of whoever is called *who*."""
+    account = sa.select(users.c.id, users.c.email)
+    if is_id(who, "usr"):
+        if row := tx.execute(account.where(users.c.id == who)).first():
+            return row.id, row.email
+        external = sa.select(external_users.c.id).where(external_users.c.id == who)
+        if tx.scalar(external):
+            return who, None
+    elif is_id(who, "eus"):
+        seen = sa.select(audit_events.c.seq).where(audit_events.c.actor == who).limit(1)
+        if tx.scalar(seen):
+            return who, None
+    elif who.isprintable():
+        wanted = account.where(users.c.email == who.strip().lower())
+        if row := tx.execute(wanted).first():
+            return row.id, row.email
+    raise NotFound("There is nobody of this name; see: realtime-tokens users list")
+
+
+def _theirs(tx: sa.Connection, *, user_id: str, email: str | None) -> Sequence[str]:
+    """Return the rows that still have personal data of theirs, as far as goes at once."""
+    events, personal = audit_events.c, audit_personal.c
+    theirs = sa.select(events.event_id).where(
+        (events.actor == user_id) | (events.target == user_id)
+    )
+    wanted: sa.ColumnElement[bool] = personal.event_id.in_(theirs)
+    if email is not None:
+        # Whoever tried to sign in with their address need not have been known to be them.
+        wanted |= personal.data.contains(f'"email":"{email}"', autoescape=True)
+    return tx.scalars(sa.select(personal.event_id).where(wanted).limit(AT_ONCE)).all()

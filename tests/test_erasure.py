@@ -1,0 +1,131 @@
+"""Erasing a person: nothing identifies them any more, and the chain is whole."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from app.audit.events import Event, Personal, audit_personal
+from app.base.errors import NotFound
+from app.base.ids import new_id
+from app.base.sqlite import SqliteDatabase
+from app.identity.callers import Origin
+from app.identity.users import User
+from app.runtime import Runtime
+from tests.clock import StandingClock
+from tests.conftest import PASSWORD, bearer_for, on_sqlite
+from tests.installation import installation_of
+from tests.log_rows import rows
+
+ADDRESS = "203.0.113.77"
+
+
+async def left(runtime: Runtime) -> str:
+    """Return all personal data that are kept."""
+    wanted = sa.select(audit_personal.c.data)
+    return "".join(await runtime.database.read(lambda tx: tx.scalars(wanted).all()))
+
+
+async def act(runtime: Runtime, **members: Any) -> None:
+    event = Event(action="test.act", outcome="done", personal=Personal(ip=ADDRESS), **members)
+    await runtime.log.record([event])
+
+
+async def test_a_person_is_erased_and_the_chain_is_whole(
+    runtime: Runtime, alice: User, admin: User, clock: StandingClock
+) -> None:
+    owner = installation_of(runtime, clock)
+    origin = Origin(ip=ADDRESS, user_agent="a browser of hers")
+    await runtime.sign_in.with_password(origin, email=alice.email, password=PASSWORD)
+    await runtime.denials.record(
+        Event(
+            action="user.sign_in",
+            outcome="denied",
+            personal=Personal(ip="192.0.2.9", email=alice.email),
+        )
+    )
+    await act(runtime, actor=alice.id)
+    await act(runtime, actor=admin.id, target=alice.id)
+    await runtime.log.record(
+        [
+            Event(
+                action="test.act", outcome="done", actor=admin.id, personal=Personal(ip="192.0.2.5")
+            )
+        ]
+    )
+    await owner.checkpoint()
+
+    erased = await runtime.erasure.erase("Alice@example.com", by="operator")
+
+    assert erased.user_id == alice.id
+    assert erased.rows == 4
+    kept = await left(runtime)
+    assert ADDRESS not in kept
+    assert alice.email not in kept
+    assert "192.0.2.5" in kept
+    assert await owner.faults() == []
+    [row] = await rows(runtime.database, action="user.erase")
+    assert (row["target"], row["actor"]) == (alice.id, "operator")
+    user = await runtime.users.get(alice.id)
+    assert user is not None
+    assert user.disabled_at is not None
+    assert user.email == f"{alice.id.lower()}@erased.invalid"
+    assert await runtime.users.find(alice.email) is None
+
+
+async def test_nobody_signs_in_as_somebody_erased(runtime: Runtime, alice: User) -> None:
+    await bearer_for(runtime, alice)
+    await runtime.erasure.erase(alice.id, by="operator")
+    user = await runtime.users.get(alice.id)
+    assert user is not None
+
+    assert not await runtime.sign_in._passwords.verify(PASSWORD, user.password_hash)
+
+
+async def test_an_external_user_is_a_stranger_afterwards(runtime: Runtime) -> None:
+    issuer, credential = "https://issuer.example.com", "jti"
+    known = await runtime.external_users.id_of(
+        issuer, "ada", credential=credential, request_id=None, personal=Personal(ip=ADDRESS)
+    )
+
+    await runtime.erasure.erase(known, by="operator")
+
+    user = await runtime.external_users.get(known)
+    assert user is not None
+    assert user.disabled_at is not None
+    assert "ada" not in user.subject
+    assert ADDRESS not in await left(runtime)
+    again = await runtime.external_users.id_of(
+        issuer, "ada", credential=credential, request_id=None, personal=Personal()
+    )
+    assert again != known
+
+
+async def test_an_end_user_of_a_backend_is_erased(runtime: Runtime) -> None:
+    pseudonym = new_id("eus")
+    await act(runtime, actor=pseudonym)
+
+    erased = await runtime.erasure.erase(pseudonym, by="operator")
+
+    assert erased.rows == 1
+    assert ADDRESS not in await left(runtime)
+
+
+@pytest.mark.parametrize("who", ["nobody@example.com", new_id("usr"), new_id("eus"), "\x00"])
+async def test_whom_nobody_knows_is_not_erased(runtime: Runtime, who: str) -> None:
+    with pytest.raises(NotFound):
+        await runtime.erasure.erase(who, by="operator")
+
+
+@on_sqlite
+async def test_what_was_erased_is_not_in_the_file_either(runtime: Runtime, alice: User) -> None:
+    for _ in range(50):
+        await act(runtime, actor=alice.id)
+    await runtime.erasure.erase(alice.email, by="operator")
+
+    assert isinstance(runtime.database, SqliteDatabase)
+    path = runtime.database.path
+    files = [path, path.with_name(path.name + "-wal")]
+    found = b"".join(file.read_bytes() for file in files if file.exists())
+    assert ADDRESS.encode() not in found
+    assert alice.email.encode() not in found
