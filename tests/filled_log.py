@@ -229,6 +229,7 @@ async def _fill_postgres(database: PostgresDatabase, rows: Iterator[Row]) -> Non
     connection = await database.connect(statement_seconds=None)
     async with connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")  # no triggers
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         await connection.execute("SET LOCAL maintenance_work_mem = '512MB'")
         indexes = await connection.fetch(
             "SELECT indexname, indexdef FROM pg_indexes"

@@ -330,6 +330,24 @@ async def test_queries_that_mean_harm_find_nothing_or_are_refused(
     assert (await target.client.get(f"/audit/events?{query}")).status_code == status
 
 
+BEYOND_TIME = [
+    "0001-01-01T00:00:00%2B14:00",
+    "0001-01-01T00:00:00Z",
+    "1969-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-14:00",
+]
+
+
+@pytest.mark.parametrize("path", ["/audit/overview", "/audit/export", "/audit/events"])
+async def test_no_span_of_time_is_beyond_us(target: Target, path: str) -> None:
+    spans = [f"from={a}&to={b}" for a in BEYOND_TIME for b in BEYOND_TIME]
+    spans += [f"{side}={moment}" for side in ("from", "to") for moment in BEYOND_TIME]
+
+    answers = [await target.client.get(f"{path}?{span}") for span in spans]
+
+    assert {answer.status_code for answer in answers} == {200}
+
+
 # Lies in headers ----------------------------------------------------------------------------
 
 

@@ -86,6 +86,7 @@ SPANS = [
     (timedelta(hours=1), None),
     (timedelta(hours=24), None),
     (timedelta(days=5), timedelta(minutes=7)),
+    (timedelta(days=4, minutes=40), timedelta(days=1, minutes=15)),
     (timedelta(days=4, minutes=50), timedelta(days=4, minutes=20)),
     (timedelta(days=3, hours=1, minutes=1), timedelta(days=2, minutes=59)),
     (timedelta(days=3), timedelta(days=2)),

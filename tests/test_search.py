@@ -2,9 +2,9 @@ from datetime import timedelta
 
 import pytest
 
-from app.audit.events import Event
+from app.audit.events import Event, Personal
 from app.audit.log import Log
-from app.audit.matches import Filters
+from app.audit.matches import Filters, Matches
 from app.audit.search import Search
 from app.base.db import Database
 from app.base.errors import InvalidCursor
@@ -62,24 +62,58 @@ async def test_a_full_last_page_has_no_next(database: Database, log: Log) -> Non
         (Filters(until=START + timedelta(hours=2)), [2, 1]),
         (Filters(since=START + timedelta(hours=1), until=START + timedelta(hours=2)), [2]),
         (Filters(actor="nobody"), []),
+        (Filters(address="192.0.2.1"), [3, 1]),
+        (Filters(address="192.0.2.1", action="user.create"), [3]),
+        (Filters(address="192.0.2"), []),
+        (Filters(target="usr_a"), [3]),
+        (Filters(id="usr_a"), [3, 2, 1]),
+        (Filters(id="key_a"), [4]),
+        (Filters(id="req_a"), [4, 1]),
+        (Filters(id="tok_a"), [4, 2]),
+        (Filters(id="sgn_a"), [1]),
+        (Filters(id="any-name"), [3]),
+        (Filters(reason="why"), [4]),
         (Filters(actor="usr_a' OR 1=1 --"), []),
     ],
 )
 async def test_filters_select_and_combine(
     database: Database, log: Log, clock: StandingClock, filters: Filters, expected: list[int]
 ) -> None:
+    somewhere = Personal(ip="192.0.2.1")
     for event in (
-        an_event(1, actor="usr_a"),
-        an_event(2, actor="usr_a", profile="coach", model_asked="asked", model_used="used"),
-        an_event(3, action="user.create"),
-        an_event(4, outcome="denied", model_used="used"),
+        an_event(1, actor="usr_a", request_id="req_a", sign_in="sgn_a", personal=somewhere),
+        an_event(
+            2,
+            actor="usr_a",
+            profile="coach",
+            model_asked="asked",
+            model_used="used",
+            outcome="issued",
+            attempt_id="tok_a",
+        ),
+        an_event(
+            3, action="user.create", target="usr_a", request_id="any-name", personal=somewhere
+        ),
+        an_event(
+            4,
+            outcome="denied",
+            reason="why",
+            model_used="used",
+            actor="key_a",  # and its own credential: one row all the same
+            credential="key_a",
+            upstream_request_id="req_a",
+            target="tok_a",
+        ),
     ):
         await log.record([event])
         clock.advance(hours=1)
 
     page = await Search(database, cursor_key=KEY).page(filters, limit=10)
+    matches = await database.read(lambda tx: Matches.of(tx, filters).count(tx, most=10))
 
     assert [entry.members["count"] for entry in page.entries] == expected
+    assert matches == len(expected)
+    assert page.matches == len(expected)
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "AAAAAAAAAAE=", "A" * 32, "💥", "../../etc"])

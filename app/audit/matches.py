@@ -8,7 +8,7 @@ end, the smallest as far as can be told, and looks at each row for whatever else
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -79,7 +79,7 @@ class Filters:
 
 def _harmless(name: str, value: str | datetime) -> str:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
+        return value.isoformat()
     return value if name != "address" and is_plain(value) else "withheld"
 
 

@@ -27,6 +27,9 @@ MOST_LATE = 50_000
 LONGEST_EMPTY = timedelta(days=366)
 """A span does not begin longer before the log does."""
 
+EARLIEST = from_unix_microseconds(0) + LONGEST_EMPTY
+"""An earlier end is this one: nothing was written by then."""
+
 ROWS_AT_ONCE = 1_000
 
 
@@ -101,8 +104,8 @@ class Overviews:
             AuditUnavailable: The database is away, or the log is still being added up: that takes
                 a minute for some million rows after an update.
         """
-        now = self._clock()
-        until = min(until or now, now) + timedelta(microseconds=1 if until is None else 0)
+        now = self._clock() + timedelta(microseconds=1)  # rows of this very moment are before it
+        until = max(min(until or now, now), EARLIEST)
         return await self._database.read(lambda tx: _overview(tx, since, until))
 
 
