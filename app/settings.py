@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     """Origins of browsers that may call, comma-separated, exact: `https://app.example.com`."""
 
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
-    """Networks whose `X-Forwarded-For` is believed, comma-separated: `10.0.0.0/8`."""
+    """Networks whose `X-Forwarded-For` and `-Proto` are believed, comma-separated: `10.0.0.0/8`."""
 
     data_dir: Path = Path("var")
     """Folder of the SQLite database and of `secret.key`."""

@@ -72,7 +72,8 @@ async def sign_in(page: Page, email: str = "admin@example.com") -> None:
     await page.goto("/admin")
     await page.get_by_label("E-mail address").fill(email)
     await page.get_by_label("Password").fill(PASSWORD)
-    await page.get_by_role("button", name="Sign in").click()
+    async with page.expect_navigation():
+        await page.get_by_role("button", name="Sign in").click()
 
 
 async def barriers(page: Page) -> list[str]:

@@ -249,6 +249,38 @@ async def test_a_link_to_the_sign_in_leads_nowhere_else(page: Browser, elsewhere
     assert answer.headers["Location"] == "/admin/log"
 
 
+async def test_neither_password_nor_cookie_nor_form_token_is_in_any_log(
+    page: Browser, runtime: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await page.sign_in(ADMIN, PASSWORD + " wrong")
+    await page.sign_in(ADMIN)
+    cookie = page.cookies[COOKIE]
+    token = token_in((await page.get("/admin/log")).text)
+    await page.post("/admin/sign-out", data={"formToken": token})
+
+    said = "".join(capsys.readouterr()) + str(await rows(runtime.database))
+    assert "/admin/sign-out" in said
+    for secret in (PASSWORD, cookie, token):
+        assert secret not in said
+
+
+@pytest.mark.slow
+async def test_pages_are_read_on_while_nothing_can_be_written(
+    page: Browser, runtime: Runtime, clock: StandingClock
+) -> None:
+    await page.sign_in(ADMIN)
+    token = token_in((await page.get("/admin/log")).text)
+    await runtime.log.close()
+    clock.advance(minutes=6)
+
+    read = await page.get("/admin/log")
+    act = await page.post("/admin/sign-out-everywhere", data={"formToken": token})
+
+    assert read.status_code == 200
+    assert (act.status_code, act.headers["Retry-After"]) == (503, "2")
+    assert "The audit log cannot be written" in text_of(act)
+
+
 # Forms ----------------------------------------------------------------------------------------
 
 
