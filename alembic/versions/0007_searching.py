@@ -48,9 +48,8 @@ def upgrade() -> None:
     op.create_index("ix_audit_events_kind_seq", "audit_events", ["kind", "seq"])
     for name in SOUGHT:
         add_index("audit_events", [name, "seq"], where=f"{name} IS NOT NULL")
-    for name, column in (("denied", "attempt_id"), ("requested_seq", "seq")):
-        outcome = name.removesuffix("_seq")
-        add_index("audit_events", [column], where=f"outcome = '{outcome}'", name=name)
+    for outcome, columns in (("denied", ["attempt_id"]), ("requested", ["seq", "attempt_id"])):
+        add_index("audit_events", columns, where=f"outcome = '{outcome}'", name=outcome)
 
     op.add_column("audit_personal", sa.Column("seq", sa.BigInteger))
     add_computed("audit_personal", {"ip": member("data", "ip")})
@@ -149,7 +148,7 @@ def downgrade() -> None:
     if dialect == "postgresql":
         rewrite_append({PLACED[0]: INSERT, PLACED[1]: VALUES})
     op.drop_index("ix_audit_personal_ip_seq", "audit_personal")
-    for name in ("denied", "requested_seq", "kind_seq", *(f"{name}_seq" for name in SOUGHT)):
+    for name in ("denied", "requested", "kind_seq", *(f"{name}_seq" for name in SOUGHT)):
         op.drop_index(f"ix_audit_events_{name}", "audit_events")
     for name in ("ip", "seq"):
         op.drop_column("audit_personal", name)

@@ -132,8 +132,9 @@ audit_events = sa.Table(
         postgresql_where=sa.text("outcome = 'denied'"),
     ),
     sa.Index(
-        "ix_audit_events_requested_seq",
+        "ix_audit_events_requested",  # with it the sweep reads no row that has its outcome
         "seq",
+        "attempt_id",
         sqlite_where=sa.text("outcome = 'requested'"),
         postgresql_where=sa.text("outcome = 'requested'"),
     ),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from app.audit import rollup
 from app.audit.events import audit_events
-from app.audit.rollup import HOUR, LATENCY_BOUNDS, Figure, figures, hours
+from app.audit.rollup import DAY, HOUR, LATENCY_BOUNDS, Figure, figures, hours
 from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database
 from app.base.errors import AuditUnavailable
@@ -169,16 +169,26 @@ class _Sums:
     def _add_hours(self, since: int, until: int) -> None:
         """Add whole hours, as far as they were added up."""
         c = figures.c
+        totals = sa.select(c.hour, c.outcome, c.count).where(*_between(rollup.TOTAL, since, until))
+        for hour, outcome, count in self._tx.execute(totals):
+            self._by_hour[hour, outcome] += count
+        first_day, last_day = since + -since % DAY, until - until % DAY
         for dimension in rollup.DIMENSIONS:
-            wanted = (c.dimension == dimension) & (c.hour >= since) & (c.hour < until)
             if dimension == rollup.TOTAL:
-                by_hour = sa.select(c.hour, c.outcome, c.count).where(wanted)
-                for at, outcome, count in self._tx.execute(by_hour):
-                    self._by_hour[at, outcome] += count
                 continue
-            by_name = sa.select(c.name, c.outcome, sa.func.sum(c.count)).where(wanted)
-            for name, outcome, count in self._tx.execute(by_name.group_by(c.name, c.outcome)):
-                self._by_name[dimension][name, outcome] += int(count)
+            if first_day < last_day:
+                self._add_names(dimension, rollup.BY_DAY, first_day, last_day)
+                self._add_names(dimension, "", since, first_day)
+                self._add_names(dimension, "", last_day, until)
+            else:
+                self._add_names(dimension, "", since, until)
+
+    def _add_names(self, dimension: str, width: str, since: int, until: int) -> None:
+        c = figures.c
+        summed = sa.select(c.name, c.outcome, sa.func.sum(c.count)).group_by(c.name, c.outcome)
+        wanted = summed.where(*_between(dimension + width, since, until))
+        for name, outcome, count in self._tx.execute(wanted):
+            self._by_name[dimension][name, outcome] += int(count)
 
     def _add_part_of_hour(self, since: int, until: int) -> None:
         """Add from the rows themselves what happened within an hour, as far as it was added up."""
@@ -235,6 +245,11 @@ class _Sums:
         if not counted:
             return None
         return Latency(p50_ms=_percentile(counted, 0.5), p95_ms=_percentile(counted, 0.95))
+
+
+def _between(dimension: str, since: int, until: int) -> list[sa.ColumnElement[bool]]:
+    c = figures.c
+    return [c.dimension == dimension, c.hour >= since, c.hour < until]
 
 
 def _rows(

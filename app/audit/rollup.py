@@ -25,6 +25,7 @@ from app.base.clock import to_unix_microseconds
 from app.base.db import Database, metadata
 
 HOUR = timedelta(hours=1) // timedelta(microseconds=1)
+DAY = 24 * HOUR
 
 AT_ONCE = 1_000
 """Rows that are added in one transaction; few enough that no mint notices that it waits for it."""
@@ -39,6 +40,10 @@ TOTAL, USER, PROFILE, MODEL, REASON, LATENCY = DIMENSIONS = (
 )
 """By what rows are counted. A count of the latency is one of mints that took OpenAI at most as many
 milliseconds as its name says, and more than the next lower bound."""
+
+BY_DAY = "/day"
+"""Follows a dimension where the figures are those of a day and not of an hour. All but `TOTAL` have
+them: users are many, and the hours of a month are, too."""
 
 COUNTED = ("issued", "denied", "failed", "unknown")
 """The outcomes that are counted; the others tell of no token asked for in vain or not."""
@@ -66,7 +71,7 @@ figures = sa.Table(
     "audit_figures",
     metadata,
     sa.Column("dimension", sa.String(16), primary_key=True),
-    sa.Column("hour", sa.BigInteger, primary_key=True),
+    sa.Column("hour", sa.BigInteger, primary_key=True),  # or day; Unix µs, its start
     sa.Column("name", sa.Text, primary_key=True),  # of the user, the profile, …; empty for TOTAL
     sa.Column("outcome", sa.String(16), primary_key=True),
     sa.Column("count", sa.BigInteger, nullable=False),
@@ -77,6 +82,11 @@ _ADD = sa.text(
     " VALUES (:dimension, :hour, :name, :outcome, :count)"
     " ON CONFLICT (dimension, hour, name, outcome)"
     " DO UPDATE SET count = audit_figures.count + excluded.count"
+)
+_ADD_DAYS = sa.text(
+    "INSERT INTO audit_figures (dimension, hour, name, outcome, count)"
+    " SELECT dimension || :by_day, hour - hour % :day, name, outcome, sum(count)"
+    " FROM audit_figures WHERE dimension <> :total GROUP BY 1, 2, 3, 4"
 )
 _STRETCH = sa.text(  # the clock may have been set back, but seq only rises
     "INSERT INTO audit_hours (hour, first_seq, last_seq) VALUES (:hour, :first_seq, :last_seq)"
@@ -146,6 +156,16 @@ def count(rows: Iterable[Any]) -> Counter[Figure]:
                 for dimension, name in _names(members):
                     counted[Figure(dimension, hour, name, outcome)] += times
     return counted
+
+
+def by_day(counted: Counter[Figure]) -> Counter[Figure]:
+    """Return the figures of days that these figures of hours make."""
+    days: Counter[Figure] = Counter()
+    for figure, times in counted.items():
+        if figure.dimension != TOTAL:
+            day = figure.hour - figure.hour % DAY
+            days[figure._replace(dimension=figure.dimension + BY_DAY, hour=day)] += times
+    return days
 
 
 def _names(members: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -237,7 +257,8 @@ def _adding(
         _move(tx, mark, following)
         tx.execute(_STRETCH, spans)
         if added:
-            tx.execute(_ADD, [{**figure._asdict(), "count": n} for figure, n in added.items()])
+            both = added + by_day(added)
+            tx.execute(_ADD, [{**figure._asdict(), "count": n} for figure, n in both.items()])
 
     return add
 
@@ -258,6 +279,8 @@ def _start_again(tx: sa.Connection, mark: Mark) -> Mark:
     again = sa.select(hours.c.hour).where(hours.c.last_seq >= first)
     tx.execute(figures.delete().where(figures.c.hour.in_(again)))
     tx.execute(hours.delete().where(hours.c.last_seq >= first))
+    tx.execute(figures.delete().where(figures.c.dimension.endswith(BY_DAY)))
+    tx.execute(_ADD_DAYS, {"total": TOTAL, "by_day": BY_DAY, "day": DAY})
     start = Mark(first - 1, chain.GENESIS)
     _move(tx, mark, start)
     return start

@@ -41,7 +41,7 @@ class Sweep:
     async def run(self, *, patience: timedelta = PATIENCE) -> int:
         """Settle what is older than *patience*; return how many attempts that were."""
         before = to_unix_microseconds(self._clock() - patience)
-        newest, lost = await self._database.read(lambda tx: self._lost(tx, before))
+        settled_up_to, lost = await self._database.read(lambda tx: self._lost(tx, before))
         for row in lost:
             event = Event(
                 action=ACTION,
@@ -61,45 +61,42 @@ class Sweep:
                 continue  # it ended while we looked
             except AuditUnavailable:
                 return 0  # the next sweep sees it again
-        if len(lost) < AT_ONCE:
-            self._settled_up_to = newest
+        self._settled_up_to = settled_up_to
         if lost:
             self._logger.warning("attempts_swept", count=len(lost))
         return len(lost)
 
     def _lost(self, tx: sa.Connection, before: int) -> tuple[int, Sequence[Any]]:
+        """Return up to where no attempt is left open, and those that are lost.
+
+        At the start this looks at every attempt there ever was. So it holds two indexes against
+        each other, and reads a row only where the second has no outcome. Outcomes are written into
+        the statement, not bound: only so do indexes of some of them serve.
+        """
         began, ended = audit_events.alias("began"), audit_events.alias("ended")
-        requested = (
-            (began.c.outcome == "requested")
-            & (began.c.seq > self._settled_up_to)
-            & (began.c.recorded_at <= before)
-        )
-        newest: int | None = tx.scalar(sa.select(sa.func.max(began.c.seq)).where(requested))
-        if newest is None:
-            return self._settled_up_to, []
-        # Times need not rise with seq, for clocks are set back: the mark stays before the first
-        # attempt that is still too young.
-        young = sa.select(sa.func.min(began.c.seq)).where(
-            began.c.outcome == "requested",
-            began.c.seq > self._settled_up_to,
-            began.c.recorded_at > before,
-        )
-        newest = min(newest, (tx.scalar(young) or newest + 1) - 1)
-        # Written into the statement, not bound: only so does the partial index serve it.
-        outcomes: sa.BindParameter[str] = sa.bindparam(
-            "outcomes", OUTCOMES, expanding=True, literal_execute=True
-        )
+        newest = tx.scalar(sa.select(sa.func.max(audit_events.c.seq))) or 0
+        outcomes: list[sa.ColumnElement[str]] = [
+            sa.literal_column(f"'{outcome}'") for outcome in OUTCOMES
+        ]
         has_outcome = sa.exists().where(
             ended.c.attempt_id == began.c.attempt_id, ended.c.outcome.in_(outcomes)
         )
-        lost = sa.select(
-            began.c.attempt_id,
-            began.c.actor,
-            began.c.credential,
-            began.c.request_id,
-            began.c.profile,
-            began.c.model_asked,
-            began.c.model_used,
+        is_open = (
+            began.c.outcome == sa.literal_column("'requested'"),
+            began.c.seq > self._settled_up_to,
+            ~has_outcome,
         )
-        lost = lost.where(requested, ~has_outcome).order_by(began.c.seq).limit(AT_ONCE)
-        return newest, tx.execute(lost).all()
+        seqs = tx.scalars(sa.select(began.c.seq).where(*is_open).order_by(began.c.seq)).all()
+        c = audit_events.c
+        lost: list[Any] = []
+        columns = (c.attempt_id, c.actor, c.credential, c.request_id, c.profile)
+        wanted = sa.select(c.seq, c.recorded_at, *columns, c.model_asked, c.model_used)
+        for start in range(0, len(seqs), AT_ONCE):
+            some = wanted.where(c.seq.in_(seqs[start : start + AT_ONCE])).order_by(c.seq)
+            for row in tx.execute(some):
+                # Times need not rise with seq, for clocks are set back.
+                if row.recorded_at > before or len(lost) == AT_ONCE:
+                    newest = min(newest, row.seq - 1)
+                else:
+                    lost.append(row)
+        return newest, lost
