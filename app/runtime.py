@@ -56,6 +56,7 @@ from app.minting.limits import MintLimits
 from app.minting.lookup import TokenLookup
 from app.minting.mint import Minter
 from app.minting.model_watch import ModelWatch
+from app.minting.notices import Notices
 from app.minting.openai import OpenAI
 from app.minting.profiles import Profiles
 from app.minting.sweep import AT_ONCE, Sweep
@@ -112,6 +113,7 @@ class Runtime:
     overviews: Overviews
     exports: Exports
     token_lookup: TokenLookup
+    notices: Notices
 
 
 def database_of(settings: Settings) -> "SqliteDatabase | PostgresDatabase":
@@ -389,6 +391,15 @@ async def open_runtime(
             overviews=Overviews(database=database, clock=clock),
             exports=Exports(database=database, log=log),
             token_lookup=TokenLookup(fingerprint_key=fingerprint_key, search=search, log=log),
+            notices=Notices(
+                in_sandbox=settings.environment == "sandbox",
+                key=signer.public_key,
+                models=models,
+                verifications=verifications,
+                continuity=continuity,
+                database=database,
+                clock=clock,
+            ),
             continuity=continuity,
             checkpoints=Checkpoints(
                 signer=signer,

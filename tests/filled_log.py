@@ -50,11 +50,15 @@ class Story:
         users: How many there are; a few of them do most.
         start: When it begins.
         days: How long it goes on.
+        environment: In which one the service runs.
     """
 
-    def __init__(self, *, users: int, start: datetime, days: float) -> None:
+    def __init__(
+        self, *, users: int, start: datetime, days: float, environment: str = "live"
+    ) -> None:
         self._random = random.Random(4711)  # noqa: S311 - the same each time is what is wanted
         self._days = days
+        self._environment = environment
         self._start = start
         self.users = [self._id("usr") for _ in range(users)]
         self.end_users = [self._id("eus") for _ in range(users // 2)]
@@ -71,7 +75,7 @@ class Story:
             days = seq * step / timedelta(days=1)
             at = self._start + timedelta(days=days + 0.09 * math.sin(days * math.tau))
             recorded_at = to_unix_microseconds(at)
-            written = write_out(event, environment="live")
+            written = write_out(event, environment=self._environment)
             previous = chain.row_hash(
                 previous, seq=seq, recorded_at=recorded_at, canon=written.canon
             )

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
@@ -13,6 +13,8 @@ from pydantic import Field
 
 from app.audit.search import Entry
 from app.base.errors import AuditUnavailable, FieldError, InvalidRequest
+from app.identity.callers import Caller
+from app.runtime import Runtime
 from app.web.audit import OUTCOME, EventView, FilterQuery
 from app.web.callers import Auditor, RuntimeDep
 from app.web.problems import problem_responses
@@ -28,10 +30,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  #
 """Beginnings of what spreadsheets compute rather than show; the wide ones, Japanese editions do."""
 
 
+Format: TypeAlias = Literal["csv", "jsonl"]
+
+
 class ExportQuery(FilterQuery):
     """What is exported, and how. All of it is optional and combines."""
 
-    format: Literal["csv", "jsonl"] = Field(
+    format: Format = Field(
         default="csv",
         description="`csv`: RFC 4180 with a line of names, in UTF-8. `jsonl`: a line of JSON for"
         " each row, without what does not apply to it.",
@@ -74,6 +79,25 @@ async def _body(
     async for part in parts:
         views = (EventView.of(entry).model_dump(mode="json", by_alias=True) for entry in part)
         yield await asyncio.to_thread(write, views)  # others have their turn meanwhile
+
+
+async def exported(runtime: Runtime, query: ExportQuery, *, by: Caller) -> StreamingResponse:
+    """Return every row that matches as a file, as it is read.
+
+    Raises:
+        AuditUnavailable: It cannot be written down that *by* exports.
+    """
+    now = runtime.clock()
+    parts = await runtime.exports.begin(query.filters(now), by=by.trace)
+    name = f"audit-{now:%Y-%m-%dT%H%M%SZ}.{query.format}"
+    return StreamingResponse(
+        _body(parts, _csv if query.format == "csv" else _json_lines),
+        media_type=_CSV if query.format == "csv" else _JSON_LINES,
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",  # this answer is not the one that `caller_with` prepared
+        },
+    )
 
 
 @router.get(
@@ -119,14 +143,4 @@ async def export_events(
     In `csv` a text that a spreadsheet would compute, since it begins with `=`, `+`, `-`, `@`, a tab
     or a line break, has an apostrophe in front; in `jsonl` every text is as it was written.
     """
-    now = runtime.clock()
-    parts = await runtime.exports.begin(query.filters(now), by=caller.trace)
-    name = f"audit-{now:%Y-%m-%dT%H%M%SZ}.{query.format}"
-    return StreamingResponse(
-        _body(parts, _csv if query.format == "csv" else _json_lines),
-        media_type=_CSV if query.format == "csv" else _JSON_LINES,
-        headers={
-            "Content-Disposition": f'attachment; filename="{name}"',
-            "Cache-Control": "no-store",  # this answer is not the one that `caller_with` prepared
-        },
-    )
+    return await exported(runtime, query, by=caller)

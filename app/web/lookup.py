@@ -15,12 +15,15 @@ router = APIRouter(prefix="/audit", tags=["Audit"])
 
 NOT_OURS = "No row has this token: it was minted elsewhere, or under another SECRET_KEY."
 
+LONGEST_TOKEN = 1024
+"""Characters; OpenAI's have some fifty."""
+
 
 class LookupRequest(Asked):
     """A token that somebody has found."""
 
     token: SecretStr = Field(
-        min_length=1, max_length=1024, description="`ek_…`. It is neither kept nor shown."
+        min_length=1, max_length=LONGEST_TOKEN, description="`ek_…`. It is neither kept nor shown."
     )
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from app.identity.browser_sign_ins import Visitor
 from app.web.pages import page_templates
 
-HOME = "/admin/log"
+HOME = "/admin"
 """Where who has just signed in begins."""
 
 SIGN_IN = "/admin/sign-in"
@@ -49,7 +49,9 @@ class Place:
 
 
 NAVIGATION = (
+    Place(HOME, "Overview", "chart", "audit:read"),
     Place("/admin/log", "Log", "list", "audit:read"),
+    Place("/admin/look-up", "Token look-up", "search", "audit:read"),
     Place("/admin/models", "Models and profiles", "layers", "audit:read"),
     Place("/admin/users", "Users", "people", "admin"),
     Place("/admin/keys", "Service keys", "key", "admin"),
@@ -114,6 +116,7 @@ def see_other(public_url: str, path: str, **query: str) -> RedirectResponse:
 @cache
 def _templates(public_url: str) -> Environment:
     templates = page_templates(public_url)
+    templates.globals["home"] = HOME
     templates.globals["navigation"] = NAVIGATION
     templates.filters["instant"] = _instant
     templates.filters["local"] = _local

@@ -1,26 +1,26 @@
 """The pages of the log: what was done, by whom, and how each row is proved."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Form, Path, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
 from app.audit.search import Entry, Page
-from app.base.errors import InvalidCursor, NotFound
+from app.base.errors import InvalidCursor, InvalidRequest, NotFound
 from app.base.ids import is_id
 from app.identity.directory import Person
 from app.runtime import Runtime
+from app.web.admin.filters import SPANS, asked_in, faults_in, in_utc
 from app.web.admin.frame import sent_to, shown
-from app.web.admin.visitors import Reader
+from app.web.admin.visitors import Act, Reader
 from app.web.audit import EventQuery, EventView
 from app.web.callers import RuntimeDep
-from app.web.field_errors import field_errors
+from app.web.export import ExportQuery, Format, exported
 
 router = APIRouter(prefix="/admin/log", include_in_schema=False)
 
@@ -50,32 +50,27 @@ ACTIONS = (
 )
 """What the form suggests; any other may be typed in."""
 
-SPANS = {
-    "1h": "The last hour",
-    "today": "Today (UTC)",
-    "24h": "The last 24 hours",
-    "7d": "The last 7 days",
-    "30d": "The last 30 days",
-}
-"""The spans of `app.audit.spans` for people."""
-
 NO_PAGE = Page([], newer=None, older=None, matches=0, more=False)
 
-_LOCAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?", re.ASCII)
+
+class ExportForm(Act):
+    """What the buttons send; which rows are meant stands in the address."""
+
+    format: Format
 
 
 @router.get("")
 async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) -> Response:
     """List rows, newest first, those alone that the address asks for."""
-    asked = {name: value.strip() for name, value in request.query_params.items() if value.strip()}
+    asked = asked_in(request)
     query, page, faults = EventQuery(), NO_PAGE, {}
     try:
-        query = EventQuery.model_validate(_in_utc(asked))
+        query = EventQuery.model_validate(in_utc(asked))
         page = await runtime.search.page(
             query.filters(runtime.clock()), limit=query.limit, cursor=query.cursor
         )
     except ValidationError as error:
-        faults = _faults(error)
+        faults = {fault.field: fault.reason for fault in faults_in(error)}
     except InvalidCursor:
         return sent_to(request, "/admin/log", **{k: v for k, v in asked.items() if k != "cursor"})
     filters = {name: value for name, value in asked.items() if name not in {"cursor", "limit"}}
@@ -98,6 +93,21 @@ async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) ->
         profiles=runtime.profiles.names,
         models=[model.id for model in runtime.models.catalogue.models],
     )
+
+
+# A form and no link: what a page of another site, or a browser that fetches ahead, has us do must
+# not become a row which says that this visitor took the log away.
+@router.post("/export")
+async def export_events(
+    request: Request, runtime: RuntimeDep, visitor: Reader, form: Annotated[ExportForm, Form()]
+) -> Response:
+    """Hand out all rows that the address asks for, as the file that the button names."""
+    asked = in_utc(asked_in(request))
+    try:
+        query = ExportQuery.model_validate(asked | {"format": form.format})
+    except ValidationError as error:
+        raise InvalidRequest(errors=faults_in(error)) from None
+    return await exported(runtime, query, by=visitor.caller)
 
 
 @router.get("/{id}")
@@ -134,19 +144,3 @@ async def _people(runtime: Runtime, entries: Sequence[Entry]) -> dict[str, Perso
     members = [entry.members for entry in entries]
     ids = {m[name] for m in members for name in ("actor", "target") if name in m}
     return await runtime.directory.known(ids)
-
-
-def _in_utc(asked: Mapping[str, str]) -> dict[str, str]:
-    """Complete the times of browsers' own date fields, which say neither offset nor seconds."""
-    completed = dict(asked)
-    for name in ("from", "to"):
-        local = _LOCAL.fullmatch(completed.get(name, ""))
-        if local:
-            completed[name] = f"{local[0]}{'' if local[1] else ':00'}Z"
-    return completed
-
-
-def _faults(error: ValidationError) -> dict[str, str]:
-    """Return what is wrong with the filters, by field."""
-    found = [fault | {"loc": ("query", *fault["loc"])} for fault in error.errors(include_url=False)]
-    return {fault.field: fault.reason for fault in field_errors(found, known=())}

@@ -44,12 +44,6 @@ class SignInForm(Asked):
     next: str = HOME
 
 
-@router.get("/admin")
-async def enter(request: Request, _: Reader) -> Response:
-    """Lead to the first page."""
-    return sent_to(request, HOME)
-
-
 @router.get(SIGN_IN)
 async def ask_to_sign_in(
     request: Request, _: Protected, entrance: Annotated[Entrance, Query()]
