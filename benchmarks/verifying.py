@@ -154,7 +154,7 @@ async def measure(database: SqliteDatabase | PostgresDatabase, folder: Path, row
 
 
 async def prune(database: SqliteDatabase | PostgresDatabase, folder: Path) -> None:
-    """Take three segments out, beside somebody who appends, and time how long that one waits."""
+    """Take fifteen segments out, beside somebody who appends, and time how long that one waits."""
     log = log_in(database, Scribe("live", in_two_days))
     pruning = Pruning(database=database, log=log, signer=SIGNER, clock=in_two_days)
     beside, waits = log_in(database, Scribe("live", system_clock)), [0.0]
@@ -169,10 +169,12 @@ async def prune(database: SqliteDatabase | PostgresDatabase, folder: Path) -> No
 
     appending = asyncio.create_task(append())
     began = time.perf_counter()
-    await pruning.run(3 * SEGMENT_ROWS, folder, by="operator")
+    await pruning.run(15 * SEGMENT_ROWS, folder, by="operator")
     took = time.perf_counter() - began
     appending.cancel()
-    print(f"pruned three segments in {took:.1f} s; who appended waited {max(waits):.2f} s at most")
+    print(
+        f"pruned fifteen segments in {took:.1f} s; who appended waited {max(waits):.2f} s at most"
+    )
     await beside.close()
     await log.close()
 

@@ -61,6 +61,8 @@ def test_another_secret_key_ends_access_tokens_and_nothing_else_that_one_holds(
         token = mint(service, granted["access_token"]).json()["token"]
         assert mint(service, key, user="17").status_code == 200
         assert service.run("audit", "trace", stdin=token).returncode == 0
+        old_key = tmp_path / "old.pem"
+        old_key.write_text(service.run("audit", "public-key").stdout)
 
     with serving(tmp_path, SECRET_KEY=NEW_SECRET, **settings) as service:
         assert mint(service, granted["access_token"]).status_code == 401
@@ -71,6 +73,10 @@ def test_another_secret_key_ends_access_tokens_and_nothing_else_that_one_holds(
         assert "another SECRET_KEY" in service.run("audit", "trace", stdin=token).stderr
         older = run_command(tmp_path, "audit", "trace", stdin=token, SECRET_KEY=OLD_SECRET)
         assert older.returncode == 0
+        assert "signed by a key that is not known here" in service.run("audit", "verify").stdout
+        with_old_key = service.run("audit", "verify", "--key", str(old_key))
+        assert "the chain is whole" in with_old_key.stdout
+        service.run("audit", "accept-rollback", "--reason", "new SECRET_KEY")
         assert "the chain is whole" in service.run("audit", "verify").stdout
 
 

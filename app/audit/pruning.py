@@ -21,7 +21,7 @@ from app.audit.stored import last_before
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
 
-SEGMENT_ROWS = 10_000
+SEGMENT_ROWS = 2_000
 """Rows that are taken out in one transaction; writers wait for it."""
 
 YOUNGEST_SECONDS = 24 * 60 * 60
