@@ -246,7 +246,7 @@ async def test_signing_out_ends_this_sign_in_and_no_other(page: Browser, runtime
 async def test_a_link_to_the_sign_in_leads_nowhere_else(page: Browser, elsewhere: str) -> None:
     answer = await page.sign_in(ADMIN, next=elsewhere)
 
-    assert answer.headers["Location"] == "/admin/log"
+    assert answer.headers["Location"] == "/admin"
 
 
 async def test_neither_password_nor_cookie_nor_form_token_is_in_any_log(

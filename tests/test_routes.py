@@ -428,6 +428,7 @@ READ_BY_AUDITORS = {
     "/audit/export",
     "/audit/lookup",
     "/audit/overview",
+    "/audit/notices",
     "/audit/checkpoints",
     "/audit/checkpoints/latest",
     "/audit/public-key",

@@ -9,7 +9,7 @@ from app.audit.overview import Bucket, Counts, Overview
 OUTCOMES = tuple(field.name for field in fields(Counts))
 """From the foot of a bar to its head."""
 
-MOST_TICKS = 7
+MOST_TICKS = 6
 """As many times fit below the bars on a phone."""
 
 DAYS_WITH_DATES = 366

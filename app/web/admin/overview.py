@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.audit.overview import Overview
 from app.base.errors import AuditUnavailable
 from app.web.admin.chart import OUTCOMES, chart_of, stacked, total
-from app.web.admin.filters import SPANS, asked_in, faults_in, in_utc
+from app.web.admin.filters import asked_in, faults_in, in_utc
 from app.web.admin.frame import HOME, shown
 from app.web.admin.visitors import Reader
 from app.web.audit import SpanQuery
@@ -41,10 +41,9 @@ async def show_overview(request: Request, runtime: RuntimeDep, visitor: Reader) 
         visitor,
         status=problem.status if problem else status,
         notices=await runtime.notices.all(),
-        asked=asked,
+        filters=asked,
         since=query.since,
         until=query.until,
-        spans=SPANS,
         faults=faults,
         problem=problem,
         overview=overview,
@@ -56,7 +55,7 @@ async def show_overview(request: Request, runtime: RuntimeDep, visitor: Reader) 
         outcomes=OUTCOMES,
         stacked=stacked,
         total=total,
-        log_address=lambda **filters: f"/admin/log?{urlencode(asked | filters)}",
+        log_address=lambda **also: f"/admin/log?{urlencode(asked | also)}",
     )
 
 
