@@ -50,6 +50,7 @@ class Place:
 
 NAVIGATION = (
     Place("/admin/log", "Log", "list", "audit:read"),
+    Place("/admin/integrity", "Integrity", "shield", "audit:read"),
     Place("/admin/models", "Models and profiles", "layers", "audit:read"),
     Place("/admin/users", "Users", "people", "admin"),
     Place("/admin/keys", "Service keys", "key", "admin"),
