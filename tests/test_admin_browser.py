@@ -63,7 +63,16 @@ async def paths(runtime: Runtime, alice: User) -> dict[str, str]:
         await runtime.log.record([event])
     await new_key(runtime)
     await runtime.users.add("a" * 200 + "@x.org", role="auditor", password=None, by=OPERATOR)
-    pages = ("log", "models", "users", "users/new", "keys", "account", f"users/{alice.id}")
+    pages = (
+        "log",
+        "integrity",
+        "models",
+        "users",
+        "users/new",
+        "keys",
+        "account",
+        f"users/{alice.id}",
+    )
     more = (f"log/{event.event_id}", "log?actor=nobody", "log?from=x", "users?search=nobody")
     return {path: f"/admin/{path}" for path in (*pages, *more, "nothing")}
 
@@ -254,7 +263,7 @@ async def test_an_auditor_sees_no_acts_and_a_user_nothing(
         await expect(page.get_by_role("alert")).to_contain_text("takes the role auditor or admin")
         await sign_in(page, BOB)
         entries = page.get_by_role("navigation", name="Administration").get_by_role("link")
-        await expect(entries).to_have_text(["Log", "Models and profiles"])
+        await expect(entries).to_have_text(["Log", "Integrity", "Models and profiles"])
         await page.goto("/admin/users")
         await expect(page.get_by_role("heading", level=1)).to_have_text("This page is for admins")
 

@@ -44,7 +44,7 @@ async def pages_of(page: Browser, runtime: Runtime, alice: User) -> dict[str, ht
     await runtime.log.record([Event(action="a.b", outcome="denied", reason="c", actor=alice.id)])
     [row] = await rows(runtime.database, action="a.b")
     await new_key(runtime)
-    plain = ["log", "models", "users", "users/new", "keys", "account", "sign-in"]
+    plain = ["log", "integrity", "models", "users", "users/new", "keys", "account", "sign-in"]
     paths = ["", *plain, "look-up", f"log/{row['event_id']}", f"users/{alice.id}"]
     return {path: await page.get(f"/admin/{path}".rstrip("/")) for path in paths}
 

@@ -382,7 +382,7 @@ async def test_no_form_is_taken_without_the_token_of_its_visitor(page: Browser, 
     assert answer.status_code == (422 if path == "/admin/sign-in" else 403)
 
 
-FOR_ADMINS = ("/admin/users", "/admin/keys", "/admin/models/refresh")
+FOR_ADMINS = ("/admin/users", "/admin/keys", "/admin/models/refresh", "/admin/integrity/verify")
 
 
 @on_sqlite

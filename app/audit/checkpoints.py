@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
@@ -45,7 +46,7 @@ PURPOSE = "checkpoint-ed25519-1"
 """Names the key among those that are derived from the installation's secret."""
 
 AT_ONCE = 100
-"""Checkpoints that are looked through at once for one that is ours."""
+"""Checkpoints that are looked through at once."""
 
 audit_checkpoints = sa.Table(
     "audit_checkpoints",
@@ -315,24 +316,27 @@ def readable(rows: Iterable[sa.Row[Any]]) -> Iterator[Checkpoint]:
 
 def newest(tx: sa.Connection, key: PublicKey, kind: Kind | None = None) -> Checkpoint | None:
     """Return the checkpoint that *key* signed last, of this *kind* or of any."""
-    c, authority = audit_checkpoints.c, Authority(key, log=log_name(tx))
-    wanted = audit_checkpoints.select().order_by(c.at.desc()).limit(AT_ONCE)
-    if kind is not None:
-        wanted = wanted.where(c.kind == kind)
-    rows = tx.execute(wanted).all()
-    while rows:
-        for one in readable(rows):
-            if authority.fault(one) is None:
-                return one
-        # Somebody has put others before ours.
-        rows = tx.execute(wanted.where(c.at < rows[-1].at)).all()
-    return None
+    authority = Authority(key, log=log_name(tx))
+    signed = (one for one in _backwards(tx, kind=kind) if authority.fault(one) is None)
+    return next(signed, None)
 
 
 def page(tx: sa.Connection, *, limit: int, before: int | None = None) -> Sequence[Checkpoint]:
     """Return up to *limit* checkpoints, newest first, those signed earlier than *before* (µs)."""
+    return list(islice(_backwards(tx, before=before), limit))
+
+
+def _backwards(
+    tx: sa.Connection, *, kind: Kind | None = None, before: int | None = None
+) -> Iterator[Checkpoint]:
+    """Give what can be read, newest first; somebody may have put anything in between."""
     c = audit_checkpoints.c
-    wanted = audit_checkpoints.select().order_by(c.at.desc()).limit(limit)
+    wanted = audit_checkpoints.select().order_by(c.at.desc()).limit(AT_ONCE)
+    if kind is not None:
+        wanted = wanted.where(c.kind == kind)
     if before is not None:
         wanted = wanted.where(c.at < before)
-    return list(readable(tx.execute(wanted)))
+    rows = tx.execute(wanted).all()
+    while rows:
+        yield from readable(rows)
+        rows = tx.execute(wanted.where(c.at < rows[-1].at)).all()

@@ -53,7 +53,7 @@ class Retention:
     def __init__(
         self, terms: Terms, *, pruning: Pruning, database: Database, log: Log, clock: Clock
     ) -> None:
-        self._terms = terms
+        self.terms = terms
         self._pruning = pruning
         self._database = database
         self._log = log
@@ -72,10 +72,10 @@ class Retention:
             return
         self._next = now + EVERY
         try:
-            if self._terms.personal_days is not None:
-                await self._expire_personal(now - timedelta(days=self._terms.personal_days))
-            if self._terms.days is not None:
-                await self._prune(now - timedelta(days=self._terms.days))
+            if self.terms.personal_days is not None:
+                await self._expire_personal(now - timedelta(days=self.terms.personal_days))
+            if self.terms.days is not None:
+                await self._prune(now - timedelta(days=self.terms.days))
         except (CannotPrune, CannotExport, OSError, sa.exc.ProgrammingError) as error:
             reason = reason_of(error)  # on PostgreSQL mostly that the role may not
             self._logger.error("audit_retention_failed", reason=reason)  # noqa: TRY400 - it is no bug
@@ -97,7 +97,7 @@ class Retention:
 
     async def _prune(self, before: datetime) -> None:
         up_to = await self._pruning.last_before(to_unix_microseconds(before))
-        segments = await self._pruning.run(up_to, self._terms.archive, by=BY)
+        segments = await self._pruning.run(up_to, self.terms.archive, by=BY)
         if segments:
             self._logger.info("audit_log_pruned", up_to=segments[-1].last)
 

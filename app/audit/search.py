@@ -4,18 +4,21 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
+from app.audit import chain
 from app.audit.events import audit_events, audit_personal
 from app.audit.matches import NO_ROW, Filters, Matches
 from app.base.clock import from_unix_microseconds
 from app.base.db import Database
 from app.base.errors import InvalidCursor
+from app.base.ids import is_id
 
 LARGEST_PAGE = 200
 
@@ -32,6 +35,11 @@ class Entry:
     members: dict[str, Any]  # what was hashed, parsed
     row_hash: str  # hex
     personal: dict[str, str | None] | None
+
+    @property
+    def event_id(self) -> str:
+        """Its identifier, `evt_…`."""
+        return str(self.members["event_id"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,19 @@ class Search:
         """Return every row of one attempt, in the order they were written."""
         found = await self._by_id(attempt_id)
         return [entry for entry in found[::-1] if entry.members.get("attempt_id") == attempt_id]
+
+    async def newest(self, filters: Filters) -> Entry | None:
+        """Return the newest row that matches, if there is one."""
+        found = await self._database.read(partial(newest, filters=filters))
+        return found[0] if found else None
+
+    async def event_ids(self, seqs: Collection[int]) -> dict[int, str]:
+        """Return the ids of these rows, as far as they are there, also where they were edited."""
+        c = audit_events.c
+        wanted = sa.select(c.seq, c.canon).where(c.seq.in_(seqs))  # the others are computed from it
+        rows = await self._database.read(lambda tx: tx.execute(wanted).all())
+        ids = {row.seq: chain.personal_key(row.canon) for row in rows}
+        return {seq: found for seq, found in ids.items() if found and is_id(found, "evt")}
 
     async def _by_id(self, wanted: str) -> list[Entry]:
         """Return the newest rows in which an id stands, newest first."""

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 
 from app.audit.checkpoint_file import CheckpointFile
@@ -20,7 +22,12 @@ from app.base.clock import Clock
 from app.base.db import Database
 from app.base.errors import AuditUnavailable, Conflict
 
-_FINISHED = "verification.finish"
+_STARTED, _FINISHED = "verification.start", "verification.finish"
+
+_TO_THE_END = Filters(action=_FINISHED, outcome="succeeded")
+
+LONGEST = timedelta(hours=1)
+"""A walk without an end for so long was ended together with its process."""
 
 
 @dataclass(slots=True)
@@ -29,6 +36,7 @@ class Run:
 
     walk: Verification
     started_at: datetime
+    event_ids: list[str]  # of the rows that tell of its start, and its end
     finished_at: datetime | None = None
     broken_off: bool = False  # the database or the file could not be read
 
@@ -46,6 +54,7 @@ class Verdict:
 
     at: datetime
     faults: int
+    event_id: str  # of the row
 
     @property
     def ok(self) -> bool:
@@ -95,13 +104,13 @@ class Verifications:
             raise Conflict("A verification is under way. Wait until it is finished.")
         self._busy = True  # before anything is awaited
         try:
-            event = Event(action="verification.start", outcome="succeeded", **by)
+            event = Event(action=_STARTED, outcome="succeeded", **by)
             await self._log.record([event])
         except BaseException:
             self._busy = False
             raise
         walk = Verification(self._database, keys=self._keys, file=self._file)
-        run = self.current = Run(walk, self._clock())
+        run = self.current = Run(walk, self._clock(), [event.event_id])
         self._task = asyncio.create_task(self._go(run, by), name="verification")
         return run
 
@@ -118,28 +127,51 @@ class Verifications:
         finally:
             run.finished_at = self._clock()
             self._busy = False
-        if run.broken_off:
-            return
         for fault in run.walk.findings.faults:
             self._logger.error("audit_log_tampered_with", seq=fault.seq, what=fault.what)
-        event = Event(
-            action=_FINISHED,
-            outcome="succeeded",
-            reason=None if run.ok else "faults_found",
-            count=run.walk.findings.count,
-            **by,
-        )
+        if run.broken_off:
+            event = Event(action=_FINISHED, outcome="failed", reason="broken_off", **by)
+        else:
+            event = Event(
+                action=_FINISHED,
+                outcome="succeeded",
+                reason=None if run.ok else "faults_found",
+                count=run.walk.findings.count,
+                **by,
+            )
+        run.event_ids.append(event.event_id)
         with suppress(AuditUnavailable):  # whoever noticed has said so
             await self._log.record([event])
 
     async def last(self) -> Verdict | None:
-        """Return how the last walk ended, of whatever process; None when there was none.
+        """Return how the last walk that got to its end did, of whatever process; None for none.
 
         Raises:
             AuditUnavailable: The database is away.
         """
-        found = await self._database.read(lambda tx: newest(tx, Filters(action=_FINISHED)))
-        return Verdict(found[0].recorded_at, found[0].members["count"]) if found else None
+        found = await self._database.read(partial(newest, filters=_TO_THE_END))
+        if not found:
+            return None
+        [row] = found
+        return Verdict(row.recorded_at, row.members["count"], row.event_id)
+
+    async def elsewhere(self) -> datetime | None:
+        """Return when another process began the walk that it is taking; None when none is.
+
+        Raises:
+            AuditUnavailable: The database is away.
+        """
+
+        def find(tx: sa.Connection) -> datetime | None:
+            started = newest(tx, Filters(action=_STARTED))
+            finished = newest(tx, Filters(action=_FINISHED))
+            if not started or (finished and finished[0].seq > started[0].seq):
+                return None
+            ours = self.current is not None and started[0].event_id in self.current.event_ids
+            at = started[0].recorded_at
+            return None if ours or self._clock() - at > LONGEST else at
+
+        return await self._database.read(find)
 
     async def close(self) -> None:
         """End the walk that is under way."""

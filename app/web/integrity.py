@@ -154,6 +154,11 @@ class VerdictView(Answer):
 class VerificationResponse(Answer):
     """What is known of the integrity of the log."""
 
+    elsewhere: Absent[datetime] = Field(
+        default=None,
+        description="Since when another process has been taking a walk; absent when none is. How it"
+        " ends will be in `last`.",
+    )
     current: Absent[VerificationView] = Field(
         default=None,
         description="The walk that this process was asked for last; absent before the first.",
@@ -257,12 +262,26 @@ async def get_latest_checkpoint(
 
     The answer has the form of a line of the file of checkpoints.
     """
+    newest = await newest_checkpoint(runtime)
+    response.headers["Content-Disposition"] = as_file(newest)
+    return CheckpointLine.model_validate_json(newest.line)
+
+
+async def newest_checkpoint(runtime: Runtime) -> Checkpoint:
+    """Return the checkpoint that was signed last.
+
+    Raises:
+        NotFound: There is none yet.
+    """
     newest = await runtime.checkpoints.newest()
     if newest is None:
         raise NotFound(_NONE_YET.detail)
-    name = f"checkpoint-{newest.seq}.json"
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return CheckpointLine.model_validate_json(newest.line)
+    return newest
+
+
+def as_file(one: Checkpoint) -> str:
+    """Return the Content-Disposition that has *one* kept as a file."""
+    return f'attachment; filename="checkpoint-{one.seq}.json"'
 
 
 @router.get(
@@ -311,6 +330,7 @@ async def _shown(runtime: Runtime) -> VerificationResponse:
     current = runtime.verifications.current
     last = await runtime.verifications.last()
     return VerificationResponse(
+        elsewhere=await runtime.verifications.elsewhere(),
         current=VerificationView.of(current) if current else None,
         last=VerdictView.of(last) if last else None,
     )

@@ -52,6 +52,7 @@ NAVIGATION = (
     Place(HOME, "Overview", "chart", "audit:read"),
     Place("/admin/log", "Log", "list", "audit:read"),
     Place("/admin/look-up", "Token look-up", "search", "audit:read"),
+    Place("/admin/integrity", "Integrity", "shield", "audit:read"),
     Place("/admin/models", "Models and profiles", "layers", "audit:read"),
     Place("/admin/users", "Users", "people", "admin"),
     Place("/admin/keys", "Service keys", "key", "admin"),
