@@ -1,7 +1,9 @@
 """How long a million rows take to verify: python -m benchmarks.verifying [ROWS] [postgresql].
 
 Fills a log with rows as mints leave them, by the very function that hashes them, and verifies it as
-`audit verify` does, then exports it and verifies the file. Prints times and the largest memory.
+`audit verify` does, then exports it, verifies the file and prunes some of it.
+
+Prints times and memory.
 """
 
 import asyncio
