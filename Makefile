@@ -3,6 +3,7 @@
 # make test   everything
 # make bench  what a mint costs, beside the server that people write; takes some minutes
 # make chaos  kill, crash and freeze everything under load, up to 100 times each; takes an hour
+# make screenshots  take those of the README anew
 # make lock   write the hash-locked requirements anew
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test bench chaos lock clean
+.PHONY: run check test bench chaos screenshots lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run-installed
@@ -34,6 +35,9 @@ bench: $(VENV)/.test-installed
 
 chaos: $(VENV)/.test-installed
 	$(BIN)/python -m tests.chaos 100
+
+screenshots: $(VENV)/.test-installed
+	$(BIN)/python -m tests.screenshots
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'

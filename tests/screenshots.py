@@ -4,7 +4,6 @@ A sandbox gets a log of some weeks, and a browser signs in and looks at it.
 """
 
 import asyncio
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ import httpx
 from playwright.async_api import Page, async_playwright
 
 from app.base.clock import to_unix_microseconds
+from app.base.sqlite import SqliteDatabase
 from app.runtime import database_of
 from app.settings import Settings
 from tests.chromium import FLAGS, find_chromium
@@ -45,7 +45,7 @@ async def fill_sandbox(folder: Path) -> Story:
 
 def name_users(folder: Path, story: Story) -> None:
     """Give those of whom the log tells most an account."""
-    connection = database_of(Settings(_env_file=None, data_dir=folder)).connect()
+    connection = SqliteDatabase(Settings(_env_file=None, data_dir=folder).database_path).connect()
     now = to_unix_microseconds(datetime.now(UTC))
     connection.executemany(
         "INSERT INTO users (id, email, password_hash, role, created_at) VALUES (?, ?, '', ?, ?)",
@@ -97,7 +97,6 @@ async def take(service: Service, images: Path) -> None:
 
 async def main(images: Path) -> None:
     """Make a sandbox with a past, and take the screenshots of its pages."""
-    images.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         story = await fill_sandbox(folder)
@@ -108,4 +107,5 @@ async def main(images: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES))
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    asyncio.run(main(IMAGES))

@@ -72,7 +72,7 @@ async def test_figures_of_the_period_lead_to_their_rows(
     assert f"{alice.email} 19 12 issued, 5 refused, 2 failed" in text
     assert "rate_limited 5 5 refused" in text
     assert f"{mini} 14 12 issued, 2 failed" in text
-    assert re.search(r"OpenAI's answer 2[234]\d ms", text)
+    assert re.search(r"OpenAI's answer 2\d\d ms", text)
     assert "old" not in re.findall(r"<bdi>(\w+)</bdi>", answer.text)
     for label, count in (("12", 12), (alice.email, 19), ("coach", 19), (mini, 14)):
         rows_of = await page.get(links_of(answer.text, label))
@@ -86,6 +86,8 @@ async def test_the_bars_and_the_table_tell_the_same(
     clock.advance(hours=2)
     await tell(runtime, "issued", 4)
     await tell(runtime, "unknown")
+    clock.advance(hours=1)
+    await page.sign_in(AUDITOR)
 
     answer = await page.get("/admin?from=2026-11-20T12:00&to=2026-11-20T15:00")
 
@@ -121,6 +123,7 @@ async def test_each_period_is_a_link_and_shows_that_it_is_chosen(
     [
         ("span=24h&from=2026-11-20T10:00", "span cannot stand beside from or to"),
         ("span=week", "span must be"),
+        ("to=0001-01-01T00:00:00%2B14:00", "It must be a time of the years 1 to 9999"),
         ("from=yesterday", "It must be a time such as"),
         ("actor=a", "actor is not a known field"),
     ],
@@ -137,6 +140,7 @@ async def test_a_period_that_cannot_be_is_explained(page: Browser, query: str, r
     [
         "from=2020-01-01T00:00&to=2020-01-02T00:00",
         "to=0001-01-01T00:00:00Z",
+        "from=0001-01-01T00:00:00Z&to=0001-01-02T00:00:00Z",
         "from=9999-12-31T23:59:59Z",
         "from=2026-11-20T12:00&to=2026-11-20T11:00",
     ],
@@ -218,11 +222,14 @@ def test_the_scale_ends_at_a_number_that_is_easily_read(most: int, top: int) -> 
     assert chart_of(of_buckets(0, most)).top == top
 
 
-@pytest.mark.parametrize("days", [1, 2, 7, 31, 366, 2_000])
-@pytest.mark.parametrize("width", [timedelta(hours=1), timedelta(days=1)], ids=["hours", "days"])
-def test_times_below_the_bars_are_few_and_within(days: int, width: timedelta) -> None:
-    count = days * (24 if width < timedelta(days=1) and days <= 3 else 1)
-
+@pytest.mark.parametrize(
+    ("count", "width"),
+    [
+        *[(hours, timedelta(hours=1)) for hours in (1, 2, 24, 25, 49, 73)],
+        *[(days, timedelta(days=1)) for days in (4, 7, 31, 366, 2_000)],
+    ],
+)
+def test_times_below_the_bars_are_few_and_within(count: int, width: timedelta) -> None:
     chart = chart_of(of_buckets(*[1] * count, width=width))
 
     assert 1 <= len(chart.ticks) <= MOST_TICKS

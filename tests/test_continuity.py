@@ -14,7 +14,7 @@ from app.audit import chain
 from app.audit.checkpoint_file import CheckpointFile
 from app.audit.checkpointing import Checkpoints
 from app.audit.checkpoints import Checkpoint, LogName, Signer, audit_checkpoints
-from app.audit.continuity import Continuity, RolledBack
+from app.audit.continuity import Continuity, Known, RolledBack
 from app.audit.events import Event, audit_events
 from app.audit.log import Scribe
 from app.base.db import DatabaseFault
@@ -106,6 +106,25 @@ async def test_a_running_service_writes_nothing_to_a_database_that_was_set_back(
     assert "accept-rollback" in runtime.continuity.fault
     assert openai.requests == []
     assert await owner.last_seq() == last - 2
+
+
+async def test_a_row_that_is_written_during_a_look_is_no_rollback(owner: Installation) -> None:
+    await owner.append(2)
+    continuity = owner.runtime.continuity
+    written_meanwhile = Known(chain.Head(4711, b"w" * 32))
+
+    def look(tx: sa.Connection) -> chain.Head:
+        def write(*_: object) -> None:
+            continuity.known = written_meanwhile
+
+        sa.event.listen(tx, "after_cursor_execute", write)
+        return continuity._look(tx)
+
+    head = await owner.database.read(look)
+
+    assert head.seq == await owner.last_seq()
+    assert continuity.fault is None
+    assert continuity.known == written_meanwhile
 
 
 async def test_it_goes_on_when_the_operator_says_that_it_is_meant(

@@ -52,14 +52,15 @@ class Continuity:
         """Why nothing is written; None while the database has what is known."""
         self._logger = structlog.get_logger(__name__)
 
-    def confirm(self, row_hash: bytes | None, *, has_event: bool = True) -> bool:
+    def confirm(self, known: chain.Head, row_hash: bytes | None, *, has_event: bool = True) -> bool:
         """Tell whether the database has what is known.
 
         Args:
-            row_hash: What it has as the hash of the known row.
+            known: The row that was looked for. More may be known by now: others write meanwhile.
+            row_hash: What the database has as the hash of that row.
             has_event: Whether it has the known event, where there is one.
         """
-        if not has_event or (self.known.head.seq > 0 and row_hash != self.known.head.row_hash):
+        if not has_event or (known.seq > 0 and row_hash != known.row_hash):
             return False
         self._set_fault(None)
         return True
@@ -122,7 +123,7 @@ class Continuity:
         row_hash = tx.scalar(sa.select(c.row_hash).where(c.seq == known.head.seq))
         event = sa.select(c.seq).where(c.event_id == known.event_id)
         has_event = known.event_id is None or tx.scalar(event) is not None
-        if not self.confirm(row_hash, has_event=has_event):
+        if not self.confirm(known.head, row_hash, has_event=has_event):
             self.settle(tx.execute(sa.text(self.explanations)).all())
         if (row := tx.execute(newest).first()) is None:
             return chain.BEGINNING

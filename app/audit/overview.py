@@ -114,7 +114,10 @@ def _overview(tx: sa.Connection, since: datetime | None, until: datetime) -> Ove
         # Every read sees the same rows, and the same of them added up; in SQLite it does anyway.
         tx.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     beginning = min(_beginning(tx) or until, until)
-    since = beginning if since is None else max(since, min(beginning, until - LONGEST_EMPTY))
+    if since is None:
+        since = beginning
+    elif until - since > LONGEST_EMPTY:
+        since = max(since, min(beginning, until - LONGEST_EMPTY))
     sums = _Sums(tx)
     sums.add_span(to_unix_microseconds(since), to_unix_microseconds(until))
     bucket = timedelta(hours=1) if until - since <= HOURLY_UP_TO else timedelta(days=1)

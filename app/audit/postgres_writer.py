@@ -227,7 +227,7 @@ class PostgresWriter(Writer):
         """
         known = self._continuity.known
         [(row_hash, has_event)] = await connection.fetch(_KNOWN, known.head.seq, known.event_id)
-        if not self._continuity.confirm(row_hash, has_event=has_event):
+        if not self._continuity.confirm(known.head, row_hash, has_event=has_event):
             self._continuity.settle(await connection.fetch(self._continuity.explanations))
 
     def _remember(self, written: Written, recorded_at: int) -> None:

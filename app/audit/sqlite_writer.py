@@ -172,7 +172,7 @@ class SqliteWriter(Writer):
         if head != known or self._continuity.fault is not None:
             wanted = "SELECT row_hash FROM audit_events WHERE seq = ?"
             row = driver.execute(wanted, (known.seq,)).fetchone()
-            if not self._continuity.confirm(row[0] if row else None):
+            if not self._continuity.confirm(known, row[0] if row else None):
                 self._continuity.settle(driver.execute(self._continuity.explanations))
         return head
 

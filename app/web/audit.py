@@ -1,11 +1,12 @@
 """The log of issued tokens, for auditors and admins."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BeforeValidator,
     Field,
@@ -151,7 +152,19 @@ def _written_out(text: str) -> str:
     return text
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+def _in_utc(at: datetime) -> datetime:
+    """Return *at* in UTC.
+
+    Raises:
+        ValueError: It lies before the year 1 there, or after 9999.
+    """
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time of the years 1 to 9999 in UTC") from None
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 """A moment as RFC 3339 writes it, with its offset from UTC."""
 
 
