@@ -24,7 +24,7 @@ from tests.service import Service, run_command, serving
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 ROWS = 20_000
 DAYS = 21
-WINDOW = (1280, 860)
+WINDOW = (1200, 800)
 ADMIN = "admin@example.com"
 
 ACCOUNTS = ("reception", "kiosk-2", "sales-desk", "training", "support", "kiosk-1", "field", "lab")
