@@ -18,16 +18,16 @@ from app.base.sqlite import SqliteDatabase
 from app.runtime import database_of
 from app.settings import Settings
 from tests.chromium import FLAGS, find_chromium
-from tests.filled_log import Story, fill
+from tests.filled_log import AGENT, Story, fill
 from tests.service import Service, run_command, serving
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 ROWS = 20_000
 DAYS = 21
-WINDOW = (1280, 860)
-ADMIN = "admin@example.com"
+WIDTH = 1200
+ADMIN, DEMO = "admin@example.com", "demo@example.com"
 
-ACCOUNTS = ("reception", "kiosk-2", "sales-desk", "training", "support", "kiosk-1", "field", "lab")
+ACCOUNTS = ("reception", "kiosk", "sales", "training", "support", "lobby", "field", "lab")
 """What those are called who do most."""
 
 
@@ -64,15 +64,19 @@ def verify(service: Service) -> None:
     httpx.post(f"{service.url}/audit/verification", headers=headers).raise_for_status()
 
 
+def mint(service: Service) -> str:
+    """Let the demo user ask for a token; return the id of the attempt."""
+    headers = service.sign_in(DEMO, service.password_of(DEMO)) | {"User-Agent": AGENT}
+    answer = httpx.post(f"{service.url}/realtime/token", headers=headers).raise_for_status()
+    return str(answer.json()["id"])
+
+
 @asynccontextmanager
 async def signed_in(service: Service) -> AsyncIterator[Page]:
     """Open a browser in which an admin has signed in."""
-    width, height = WINDOW
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        page = await browser.new_page(
-            base_url=service.url, viewport={"width": width, "height": height}
-        )
+        page = await browser.new_page(base_url=service.url)
         await page.goto("/admin")
         await page.get_by_label("E-mail address").fill(ADMIN)
         await page.get_by_label("Password").fill(service.password_of(ADMIN))
@@ -83,16 +87,18 @@ async def signed_in(service: Service) -> AsyncIterator[Page]:
 
 async def take(service: Service, images: Path) -> None:
     """Take every screenshot."""
+    token = mint(service)
     async with signed_in(service) as page:
-        for name, path in (
-            ("overview", "/admin?span=7d"),
-            ("log", "/admin/log?action=client_secret.mint&span=30d"),
+        for name, path, height in (
+            ("overview", "/admin?span=7d", 980),
+            ("log", "/admin/log?action=client_secret.mint&span=30d", 780),
+            ("row", f"/admin/log?id={token}&outcome=issued", 700),
         ):
+            await page.set_viewport_size({"width": WIDTH, "height": height})
             await page.goto(path)
+            if name == "row":
+                await page.get_by_role("row").nth(1).click()
             await page.screenshot(path=images / f"{name}.png")
-        await page.goto("/admin/log?outcome=issued")
-        await page.get_by_role("row").nth(1).click()
-        await page.screenshot(path=images / "row.png")
 
 
 async def main(images: Path) -> None:

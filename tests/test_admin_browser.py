@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.audit.events import Event, Personal
 from app.identity.users import OPERATOR, User
 from app.main import create_app
+from app.minting.profiles import Wish
 from app.runtime import Runtime
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, as_served, on_sqlite
+from tests.conftest import PASSWORD, as_served, caller_for, on_sqlite
 from tests.keys import new_key
 from tests.test_admin_pages import HOSTILE
 from tests.test_docs_page import Watched, browsing, served
@@ -64,6 +65,8 @@ async def paths(runtime: Runtime, alice: User) -> dict[str, str]:
     await new_key(runtime)
     await runtime.users.add("a" * 200 + "@x.org", role="auditor", password=None, by=OPERATOR)
     pages = (
+        "",
+        "look-up",
         "log",
         "integrity",
         "models",
@@ -74,7 +77,9 @@ async def paths(runtime: Runtime, alice: User) -> dict[str, str]:
         f"users/{alice.id}",
     )
     more = (f"log/{event.event_id}", "log?actor=nobody", "log?from=x", "users?search=nobody")
-    return {path: f"/admin/{path}" for path in (*pages, *more, "nothing")}
+    periods = ("?span=30d", "?from=2020-01-01T00:00&to=2020-01-02T00:00", "?from=x")
+    paths = (*pages, *periods, *more, "nothing")
+    return {path: f"/admin/{path}".replace("/?", "?").rstrip("/") for path in paths}
 
 
 async def sign_in(page: Page, email: str = "admin@example.com") -> None:
@@ -160,6 +165,7 @@ async def test_a_row_is_found_by_filters_and_leads_to_its_page(
     async with browsing(origin, java_script_enabled=False) as watched:
         page = watched.page
         await sign_in(page)
+        await page.get_by_role("link", name="Log", exact=True).click()
         await page.get_by_label("Outcome").select_option("failed")
         await page.get_by_label("Who").fill(alice.id)
         await page.get_by_role("button", name="Filter").click()
@@ -171,6 +177,60 @@ async def test_a_row_is_found_by_filters_and_leads_to_its_page(
         await expect(page.get_by_text("2001:db8:1234:5678:9abc:def0:1234:5678")).to_be_visible()
         await page.get_by_role("link", name=alice.email).click()
         await expect(page).to_have_url(f"{origin}/admin/users/{alice.id}")
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+async def test_a_figure_leads_to_its_rows_and_these_into_a_file(
+    origin: str, paths: dict[str, str], alice: User, *, scripts: bool
+) -> None:
+    async with browsing(origin, java_script_enabled=scripts) as watched:
+        page = watched.page
+        await sign_in(page)
+        await page.get_by_role("link", name="7 days").click()
+        chart = page.get_by_role("img", name="Requests over time")
+        await expect(chart.locator("rect.issued")).to_have_count(1)
+        tall = await chart.locator("rect.issued").evaluate(
+            "bar => bar.getBoundingClientRect().height"
+        )
+        assert tall > 20
+        await page.get_by_text("The same as a table").click()
+        await expect(page.get_by_role("columnheader", name="Refused")).to_be_visible()
+        await page.get_by_role("link", name=alice.email).click()
+        await expect(page.get_by_text("3 rows")).to_be_visible()
+        await expect(page.get_by_label("Who")).to_have_value(alice.id)
+        for button, ending in (("CSV", ".csv"), ("JSON Lines", ".jsonl")):
+            async with page.expect_download() as downloading:
+                await page.get_by_role("button", name=button).click()
+            download = await downloading.value
+            assert download.suggested_filename.endswith(ending)
+            exported = (await download.path()).read_text()
+            assert len(exported.splitlines()) == (4 if ending == ".csv" else 3)
+        if scripts:
+            assert await complaints(watched) == []
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+async def test_a_found_token_is_looked_up_and_the_field_is_empty_again(
+    origin: str, runtime: Runtime, alice: User, *, scripts: bool
+) -> None:
+    minted = await runtime.minter.mint(await caller_for(runtime, alice), Wish())
+    async with browsing(origin, java_script_enabled=scripts) as watched:
+        page = watched.page
+        await sign_in(page)
+        await page.get_by_role("link", name="Token look-up").click()
+        field = page.get_by_label("The token")
+        await field.fill("ek_unknown")
+        await page.get_by_role("button", name="Look it up").click()
+        await expect(page.get_by_role("status")).to_contain_text("No row has this token")
+        await expect(field).to_have_value("")
+        await field.fill(minted.secret.value.get_secret_value())
+        await page.get_by_role("button", name="Look it up").click()
+        await expect(page.get_by_role("status")).to_have_text("It is one of ours.")
+        await expect(field).to_have_value("")
+        await expect(page.get_by_text(alice.email)).to_be_visible()
+        if scripts:
+            assert await barriers(page) == []
+            assert await complaints(watched) == []
 
 
 async def test_a_key_is_made_copied_and_revoked(origin: str, runtime: Runtime) -> None:
@@ -222,7 +282,7 @@ async def test_a_browser_takes_the_cookie_on_loopback_and_shows_it_to_nobody(
     async with browsing(here) as watched:
         page = watched.page
         await sign_in(page)
-        await expect(page.get_by_role("heading", level=1)).to_have_text("Log")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
         [cookie] = await page.context.cookies()
         assert cookie["name"].startswith("__Host-")
         assert (cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (True, True, "Strict")
@@ -263,7 +323,9 @@ async def test_an_auditor_sees_no_acts_and_a_user_nothing(
         await expect(page.get_by_role("alert")).to_contain_text("takes the role auditor or admin")
         await sign_in(page, BOB)
         entries = page.get_by_role("navigation", name="Administration").get_by_role("link")
-        await expect(entries).to_have_text(["Log", "Integrity", "Models and profiles"])
+        await expect(entries).to_have_text(
+            ["Overview", "Log", "Token look-up", "Integrity", "Models and profiles"]
+        )
         await page.goto("/admin/users")
         await expect(page.get_by_role("heading", level=1)).to_have_text("This page is for admins")
 
@@ -276,7 +338,7 @@ async def test_hostile_values_run_nothing_and_hide_nothing(origin: str, runtime:
         page = watched.page
         page.on("dialog", lambda _: watched.complaints.append("a script ran"))
         await sign_in(page)
-        for path in ("/admin/log", f"/admin/log/{event.event_id}"):
+        for path in ("/admin", "/admin/log", f"/admin/log/{event.event_id}"):
             await page.goto(path)
             await expect(page.get_by_text("[U+202E]gnp.exe").first).to_be_visible()
             assert await page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -7,6 +7,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from app.base.errors import FieldError
+from app.web.audit import SpanQuery
 from app.web.field_errors import field_errors
 
 SPANS = {
@@ -35,6 +36,20 @@ def in_utc(asked: Mapping[str, str]) -> dict[str, str]:
         if local:
             completed[name] = f"{local[0]}{'' if local[1] else ':00'}Z"
     return completed
+
+
+def times_in(asked: Mapping[str, str], query: SpanQuery) -> dict[str, str]:
+    """Return what browsers' date fields begin with: what was understood, or typed in them."""
+    understood = {"from": query.since, "to": query.until}
+    return {
+        name: f"{at:%Y-%m-%dT%H:%M:%S}" if at else _typed(asked.get(name, ""))
+        for name, at in understood.items()
+    }
+
+
+def _typed(text: str) -> str:
+    """Return *text* if a date field has sent it; in others it would be an error of the page."""
+    return text if _LOCAL.fullmatch(text) else ""
 
 
 def faults_in(error: ValidationError) -> list[FieldError]:

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -120,7 +120,6 @@ def _templates(public_url: str) -> Environment:
     templates.globals["home"] = HOME
     templates.globals["navigation"] = NAVIGATION
     templates.filters["instant"] = _instant
-    templates.filters["local"] = _local
     templates.filters["visible"] = visible
     templates.filters["short"] = _short
     return templates
@@ -133,11 +132,6 @@ def _instant(at: datetime) -> Markup:
         f"{at:%A, %d %B %Y, %H:%M:%S.%f}",
         f"{at:%Y-%m-%d %H:%M:%S}",
     )
-
-
-def _local(at: datetime | None) -> str:
-    """Return *at* in UTC as a field of the type datetime-local has it."""
-    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}" if at else ""
 
 
 def _short(text: str) -> Markup:

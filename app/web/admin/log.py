@@ -15,7 +15,7 @@ from app.base.errors import InvalidCursor, InvalidRequest, NotFound
 from app.base.ids import is_id
 from app.identity.directory import Person
 from app.runtime import Runtime
-from app.web.admin.filters import SPANS, asked_in, faults_in, in_utc
+from app.web.admin.filters import SPANS, asked_in, faults_in, in_utc, times_in
 from app.web.admin.frame import sent_to, shown
 from app.web.admin.visitors import Act, Reader
 from app.web.audit import EventQuery, EventView
@@ -82,8 +82,7 @@ async def list_events(request: Request, runtime: RuntimeDep, visitor: Reader) ->
         rows=[EventView.of(entry) for entry in page.entries],
         people=await _people(runtime, page.entries),
         filters=filters,
-        since=query.since,
-        until=query.until,
+        times=times_in(asked, query),
         page=page,
         address=urlencode(filters),
         faults=faults,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.audit.overview import Overview
 from app.base.errors import AuditUnavailable
 from app.web.admin.chart import OUTCOMES, chart_of, stacked, total
-from app.web.admin.filters import asked_in, faults_in, in_utc
+from app.web.admin.filters import asked_in, faults_in, in_utc, times_in
 from app.web.admin.frame import HOME, shown
 from app.web.admin.visitors import Reader
 from app.web.audit import SpanQuery
@@ -42,8 +42,7 @@ async def show_overview(request: Request, runtime: RuntimeDep, visitor: Reader) 
         status=problem.status if problem else status,
         notices=await runtime.notices.all(),
         filters=asked,
-        since=query.since,
-        until=query.until,
+        times=times_in(asked, query),
         faults=faults,
         problem=problem,
         overview=overview,
