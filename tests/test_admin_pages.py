@@ -254,6 +254,38 @@ async def test_users_are_found_by_a_part_of_their_name_and_paged(
     assert made_up.headers["Location"] == "/admin/users?search="
 
 
+async def test_a_person_is_erased_once_their_name_is_typed_in(
+    page: Browser, runtime: Runtime, admin: User, alice: User
+) -> None:
+    headers = await bearer_for(runtime, alice)
+    url = f"/admin/users/{alice.id}"
+
+    slip = await page.act(url, f"{url}/erase", named=ADMIN)
+    empty = await page.act(url, f"{url}/erase")
+    done = await page.act(url, f"{url}/erase", named=f" {alice.email.upper()} ")
+
+    assert [slip.status_code, empty.status_code] == [422, 422]
+    assert "neither their name nor their id" in text_of(slip)
+    shown = await page.get(done.headers["Location"])
+    assert "The person is erased." in text_of(shown)
+    assert alice.email not in shown.text
+    assert "Enable the account" not in shown.text
+    assert "erased" in text_of(await page.get("/admin/users"))
+    assert (await page.post("/realtime/token", headers=headers)).status_code == 403
+    [row] = await rows(runtime.database, action="user.erase")
+    assert (row["actor"], row["target"]) == (admin.id, alice.id)
+    assert row["request_id"]
+
+
+async def test_nobody_erases_themselves(page: Browser, admin: User) -> None:
+    url = f"/admin/users/{admin.id}"
+
+    answer = await page.act(url, f"{url}/erase", named=admin.id)
+
+    assert answer.status_code == 409
+    assert "Nobody can erase themselves" in text_of(answer)
+
+
 # Once more the password -------------------------------------------------------------------------
 
 
@@ -290,7 +322,7 @@ async def test_every_act_on_users_and_keys_asks_for_it(
     clock.advance(minutes=16)
     before = len(await rows(runtime.database))
 
-    users.append(f"/admin/users/{alice.id}/reset-link")
+    users += [f"/admin/users/{alice.id}/{act}" for act in ("reset-link", "erase")]
     for path in (*users, *keys, "/admin/users", "/admin/keys"):
         answer = await page.act("/admin/users/new", path, email=BOB, role="admin", name="x")
         assert answer.status_code == 403, path

@@ -258,6 +258,22 @@ async def about_ada_without_a_log(stage: Stage) -> dict[str, str]:
     return await without_a_log(stage)
 
 
+async def about_bob(stage: Stage) -> None:
+    users = stage.runtime.users
+    bob = await users.add("bob@example.com", role="user", password=PASSWORD, by=OPERATOR)
+    stage.named = bob.id
+
+
+async def about_bob_without_a_log(stage: Stage) -> dict[str, str]:
+    await about_bob(stage)
+    return await without_a_log(stage)
+
+
+async def about_bob_busy_with_passwords(stage: Stage) -> dict[str, str]:
+    await about_bob(stage)
+    return await signed_in_busy_with_passwords(stage)
+
+
 async def verifying(stage: Stage) -> dict[str, str]:
     headers = await stage.bearer()
     stage.runtime.verifications._busy = True
@@ -379,7 +395,12 @@ def user_cases() -> Iterator[Case]:
     yield Case(add, "overloaded", signed_in_busy_with_passwords, {"json": USER})
     yield Case(role, "invalid_request", send={"json": {"role": "root"}})
     yield Case(role, "conflict", about_ada, {"json": {"role": "user"}})
+    erase = OPERATIONS["eraseUser"]
     yield Case(disable, "conflict", about_ada)
+    yield Case(erase, "conflict", about_ada)
+    yield Case(erase, "overloaded", about_bob_busy_with_passwords)
+    yield Case(erase, "audit_unavailable", about_bob_without_a_log)
+    yield Case(erase, "not_found")
     for name in ("getUser", "setUserRole", "disableUser", "enableUser", "signUserOut"):
         operation = OPERATIONS[name]
         sent = {"json": {"role": "user"}} if operation is role else {}

@@ -1,19 +1,20 @@
 """Erasing a person: nothing identifies them any more, and the chain is whole."""
 
+import asyncio
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from app.audit.events import Event, Personal, audit_personal
-from app.base.errors import NotFound
+from app.base.errors import Conflict, NotFound
 from app.base.ids import new_id
 from app.base.sqlite import SqliteDatabase
 from app.identity.callers import Origin
-from app.identity.users import User
+from app.identity.users import OPERATOR, User
 from app.runtime import Runtime
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, bearer_for, on_sqlite
+from tests.conftest import PASSWORD, bearer_for, caller_for, on_sqlite
 from tests.installation import installation_of
 from tests.log_rows import rows
 
@@ -115,6 +116,59 @@ async def test_an_end_user_of_a_backend_is_erased(runtime: Runtime) -> None:
 async def test_whom_nobody_knows_is_not_erased(runtime: Runtime, who: str) -> None:
     with pytest.raises(NotFound):
         await runtime.erasure.erase(who, by="operator")
+
+
+async def test_the_rows_about_it_say_which_admin_it_was_and_from_where(
+    runtime: Runtime, alice: User, admin: User
+) -> None:
+    caller = await caller_for(runtime, admin)
+    await act(runtime, actor=alice.id)
+
+    await runtime.erasure.erase(alice.id, by=caller)
+    again = await runtime.erasure.erase(alice.id, by=caller)
+
+    assert again.rows == 0  # the rows about the first time keep the address of the admin
+    acts = await rows(runtime.database, actor=admin.id, target=alice.id)
+    assert [row["action"] for row in acts] == [
+        "user.erase",
+        "personal_data.erase",
+        "user.erase",
+    ]
+    assert all(
+        (row["credential"], row["sign_in"]) == (caller.credential, caller.sign_in_id)
+        for row in acts
+    )
+    entry = await runtime.search.event(acts[1]["event_id"])
+    assert entry is not None
+    assert entry.personal is not None
+    assert entry.personal["ip"] == caller.origin.ip
+
+
+async def test_nobody_erases_themselves_or_the_last_admin(
+    runtime: Runtime, admin: User, alice: User
+) -> None:
+    caller = await caller_for(runtime, admin)
+
+    with pytest.raises(Conflict, match="themselves"):
+        await runtime.erasure.erase(admin.id, by=caller)
+    with pytest.raises(Conflict, match="the last admin"):
+        await runtime.erasure.erase(admin.email, by="usr_somebody")
+
+    assert await rows(runtime.database, action="user.erase") == []
+    assert await runtime.users.find(admin.email)
+
+
+async def test_of_two_admins_who_erase_each_other_one_stays(runtime: Runtime, admin: User) -> None:
+    other = await runtime.users.add("o@x.org", role="admin", password=PASSWORD, by=OPERATOR)
+    here, there = [await caller_for(runtime, each) for each in (admin, other)]
+
+    ends = await asyncio.gather(
+        runtime.erasure.erase(other.id, by=here),
+        runtime.erasure.erase(admin.id, by=there),
+        return_exceptions=True,
+    )
+
+    assert sorted(type(end).__name__ for end in ends) == ["Conflict", "Erased"]
 
 
 @on_sqlite

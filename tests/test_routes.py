@@ -457,6 +457,7 @@ READ_BY_AUDITORS = {
                 "/admin/api/users/{id}",
                 "/admin/api/users/{id}/disable",
                 "/admin/api/users/{id}/enable",
+                "/admin/api/users/{id}/erase",
                 "/admin/api/users/{id}/reset-link",
                 "/admin/api/users/{id}/role",
                 "/admin/api/users/{id}/sign-out",

@@ -7,22 +7,34 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from app.audit.events import Event, audit_events, audit_personal
+from app.audit.events import audit_events, audit_personal
 from app.audit.log import Log
 from app.audit.personal_data import delete_personal
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
-from app.base.errors import NotFound
+from app.base.errors import Conflict, NotFound
 from app.base.ids import is_id
+from app.identity.acts import By, act
 from app.identity.external_users import external_users
 from app.identity.passwords import Passwords
-from app.identity.users import end_all_credentials, users
+from app.identity.users import OPERATOR, end_all_credentials, see_another_admin, users
 
 AT_ONCE = 2_000
 """Rows whose personal data go in one transaction."""
 
+_ERASE_USER, _ERASE_DATA = "user.erase", "personal_data.erase"
+
 NOWHERE = "erased.invalid"
 """Domain of the addresses of erased accounts; nobody can have one there (RFC 2606)."""
+
+
+NOBODY = "erased:"
+"""Begins what an issuer's user is called once they are erased."""
+
+
+def is_erased(name: str) -> bool:
+    """Tell whether the user of this *name* was erased."""
+    return name.endswith(f"@{NOWHERE}") or name.startswith(NOBODY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +54,7 @@ class Erasure:
         self._passwords = passwords
         self._clock = clock
 
-    async def erase(self, who: str, *, by: str) -> Erased:
+    async def erase(self, who: str, *, by: By) -> Erased:
         """Erase what identifies a person, and disable their account for good.
 
         Args:
@@ -52,21 +64,24 @@ class Erasure:
 
         Raises:
             NotFound: There is nobody of this name.
+            Conflict: Admins would erase themselves, or the last admin; the operator may.
+            Overloaded: Too many passwords are being checked.
             AuditUnavailable: The log is away; what was erased before stays so.
         """
         user_id, email = await self._database.read(partial(_find, who=who))
+        if not isinstance(by, str) and by.user_id == user_id:
+            raise Conflict("Nobody can erase themselves. Let another admin do it.")
         unknown = await self._passwords.hash(secrets.token_urlsafe())
-        event = Event(action="user.erase", outcome="succeeded", actor=by, target=user_id)
-        await self._log.record([event], partial(self._anonymise, user_id=user_id, unknown=unknown))
+
+        def anonymise(tx: sa.Connection) -> None:
+            if by != OPERATOR:
+                see_another_admin(tx, user_id)
+            self._anonymise(tx, user_id=user_id, unknown=unknown)
+
+        await self._log.record([act(_ERASE_USER, user_id, by)], anonymise)
         rows = 0
         while ids := await self._database.read(partial(_theirs, user_id=user_id, email=email)):
-            told = Event(
-                action="personal_data.erase",
-                outcome="succeeded",
-                actor=by,
-                target=user_id,
-                count=len(ids),
-            )
+            told = act(_ERASE_DATA, user_id, by, count=len(ids))
             await self._log.record([told], partial(delete_personal, event_ids=ids))
             rows += len(ids)
         await self._database.scrub()
@@ -83,7 +98,7 @@ class Erasure:
         end_all_credentials(tx, user_id, now=now)
         theirs = external_users.c.id == user_id
         gone = {
-            "subject": f"erased:{user_id}",
+            "subject": f"{NOBODY}{user_id}",
             "disabled_at": sa.func.coalesce(external_users.c.disabled_at, now),
         }
         tx.execute(external_users.update().where(theirs).values(gone))
@@ -112,9 +127,9 @@ def _find(tx: sa.Connection, *, who: str) -> tuple[str, str | None]:
 def _theirs(tx: sa.Connection, *, user_id: str, email: str | None) -> Sequence[str]:
     """Return the rows that still have personal data of theirs, as far as goes at once."""
     events, personal = audit_events.c, audit_personal.c
-    theirs = sa.select(events.event_id).where(
-        (events.actor == user_id) | (events.target == user_id)
-    )
+    # The rows about the erasing have the address of whoever does it, and come with each round.
+    about = (events.target == user_id) & events.action.not_in([_ERASE_USER, _ERASE_DATA])
+    theirs = sa.select(events.event_id).where((events.actor == user_id) | about)
     wanted: sa.ColumnElement[bool] = personal.event_id.in_(theirs)
     if email is not None:
         # Whoever tried to sign in with their address need not have been known to be them.

@@ -256,7 +256,7 @@ class Users:
 
         def change(tx: sa.Connection) -> User:
             if needs_another_admin:
-                _see_another_admin(tx, user.id)
+                see_another_admin(tx, user.id)
             tx.execute(users.update().where(users.c.id == user.id).values(values))
             if end_credentials:
                 end_all_credentials(tx, user.id, now=now)
@@ -265,7 +265,7 @@ class Users:
         return await self._log.record([act(action, user.id, by, **facts)], change)
 
 
-def _see_another_admin(tx: sa.Connection, user_id: str) -> None:
+def see_another_admin(tx: sa.Connection, user_id: str) -> None:
     """See that somebody can still administer without this user.
 
     Raises:

@@ -16,6 +16,7 @@ from app.base.errors import (
     NotFound,
     Overloaded,
 )
+from app.base.ids import is_id
 from app.identity.directory import LARGEST_PAGE, LONGEST_SEARCH, Person
 from app.identity.users import LONGEST_EMAIL, Role
 from app.web.callers import Admin, RuntimeDep
@@ -95,6 +96,13 @@ class RoleRequest(Asked):
     """Another role."""
 
     role: Role
+
+
+class ErasedView(Answer):
+    """What was erased."""
+
+    id: str = Field(description="It stays, in the rows of the log and here, and names nobody.")
+    rows: int = Field(description="Rows of the log that no longer say who it was.")
 
 
 class NewUserView(PersonView):
@@ -288,3 +296,31 @@ async def sign_user_out(
 ) -> None:
     """End every sign-in of an account, on all devices; the password stays as it is."""
     await runtime.sign_out.of_user(user_id, by=caller)
+
+
+@router.post(
+    "/{id}/erase",
+    operation_id="eraseUser",
+    summary="Erase a person",
+    responses={
+        **success("They are erased.", example={"id": _EXAMPLE["id"], "rows": 214}),
+        **problem_responses(_NOBODY, _LAST_ADMIN, AuditUnavailable, Overloaded),
+    },
+)
+async def erase_user(
+    caller: Admin,
+    runtime: RuntimeDep,
+    user_id: Annotated[
+        str, Path(alias="id", description="`usr_…`; or the `eus_…` of a backend's end user.")
+    ],
+) -> ErasedView:
+    """Erase what identifies a person, for good; who it was cannot be found out here afterwards.
+
+    Their e-mail address is replaced and the account disabled, and so is what another issuer calls
+    them. Addresses and user agents of their rows in the log go; the rows and the chain stay whole.
+    Nobody erases themselves, nor the last admin.
+    """
+    if not (is_id(user_id, "usr") or is_id(user_id, "eus")):
+        raise NotFound(_NOBODY.detail)
+    erased = await runtime.erasure.erase(user_id, by=caller)
+    return ErasedView(id=erased.user_id, rows=erased.rows)

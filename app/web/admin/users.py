@@ -9,6 +9,7 @@ from starlette.responses import Response
 from app.base.errors import Conflict, InvalidCursor, InvalidRequest, Problem
 from app.identity.browser_sign_ins import Visitor
 from app.identity.directory import LONGEST_SEARCH
+from app.identity.erasure import is_erased
 from app.identity.password_changes import NewLink
 from app.identity.users import Role
 from app.runtime import Runtime
@@ -26,6 +27,7 @@ _DONE = {
     "disable": "The account is disabled. It gets no token from now on.",
     "enable": "The account may act again.",
     "sign-out": "All sign-ins have ended.",
+    "erase": "The person is erased. Their rows in the log stay, and do not say who it was.",
 }
 """What a page says after an act, by the last part of the act's address."""
 
@@ -50,6 +52,13 @@ class NewUser(Act):
     role: Role
 
 
+class Erasing(Act):
+    """The form that erases a person."""
+
+    named: str = ""
+    """Whom, typed in: so that nobody is erased by a slip."""
+
+
 class NewRole(Act):
     """The form of another role."""
 
@@ -67,7 +76,9 @@ async def list_users(
         page = await runtime.directory.page(limit=PER_PAGE, search=search, cursor=cursor)
     except InvalidCursor:
         return sent_to(request, "/admin/users", search=search)
-    return shown(request, "users.html", visitor, page=page, search=search, cursor=cursor)
+    return shown(
+        request, "users.html", visitor, page=page, search=search, cursor=cursor, is_erased=is_erased
+    )
 
 
 @router.get("/new")
@@ -187,6 +198,26 @@ async def make_reset_link(
     return await _person(request, runtime, visitor, user_id, link=link)
 
 
+@router.post("/{id}/erase", name="Erase the person")
+async def erase_user(
+    request: Request,
+    runtime: RuntimeDep,
+    visitor: ConfirmedManager,
+    user_id: Annotated[str, Path(alias="id")],
+    form: Annotated[Erasing, Form()],
+) -> Response:
+    """Erase what identifies a person, once their name is typed in."""
+    person = await runtime.directory.get(user_id)
+    if form.named.strip().lower() not in {person.name.lower(), person.id.lower()}:
+        wrong = InvalidRequest("What was typed in is neither their name nor their id.")
+        return await _person(request, runtime, visitor, user_id, problem=wrong)
+    try:
+        await runtime.erasure.erase(user_id, by=visitor.caller)
+    except Conflict as problem:
+        return await _person(request, runtime, visitor, user_id, problem=problem)
+    return _after(request, visitor, user_id, "erase")
+
+
 async def _person(
     request: Request,
     runtime: Runtime,
@@ -198,12 +229,14 @@ async def _person(
     problem: Problem | None = None,
 ) -> Response:
     """Show a user as they are now, after an act or a refused one."""
+    person = await runtime.directory.get(user_id)
     return shown(
         request,
         "user.html",
         visitor,
         status=problem.status if problem else 200,
-        person=await runtime.directory.get(user_id),
+        person=person,
+        erased=is_erased(person.name),
         done=done,
         link=link,
         fault=problem.detail if problem else "",
