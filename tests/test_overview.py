@@ -192,7 +192,7 @@ async def every_figure(database: Either) -> Counter[tuple[object, ...]]:
 async def test_each_row_is_added_once_however_many_processes_do_it(
     filled: Either, log: Log, roll_up: RollUp
 ) -> None:
-    others = [RollUp(database=filled, log=log) for _ in range(4)]
+    others = [RollUp(database=filled, log=log) for _ in range(2)]
 
     await asyncio.gather(*(one.catch_up() for one in (roll_up, *others)))
     await roll_up.catch_up()
