@@ -1,6 +1,6 @@
 """Let the log be searched at any length, and count its hours. Safe while the previous release runs.
 
-It only adds columns, indexes and tables, and replaces two indexes. Rows that the previous release
+It only adds columns, indexes and tables, and replaces three indexes. Rows that the previous release
 writes meanwhile into SQLite are not found by address; on PostgreSQL they are.
 
 The rows of the log are computed anew for the columns and indexes. For each million of them that
@@ -19,13 +19,13 @@ down_revision = "0006"
 KIND = ("action", "outcome", "reason", "profile", "model_asked", "model_used")
 GENERATED = ("sign_in", "upstream_request_id")
 SOUGHT = (
-    "credential",
     "target",
     "sign_in",
     "request_id",
     "upstream_request_id",
     "token_fingerprint",
 )
+REPLACED = ("actor", "action", "outcome")
 MEMBER = {"sqlite": "json_extract({}, '$.{}')", "postgresql": "({}::jsonb ->> '{}')"}
 LINE_FEED = {"sqlite": "char(10)", "postgresql": "chr(10)"}
 
@@ -43,9 +43,11 @@ def upgrade() -> None:
     kind = f" || {line_feed} || ".join(f"coalesce({member('canon', name)}, '')" for name in KIND)
     computed = {name: member("canon", name) for name in GENERATED} | {"kind": kind}
     add_computed("audit_events", computed)
-    for name in ("action", "outcome"):
+    for name in REPLACED:
         op.drop_index(f"ix_audit_events_{name}_seq", "audit_events")
     op.create_index("ix_audit_events_kind_seq", "audit_events", ["kind", "seq"])
+    op.create_index("ix_audit_events_actor_kind_seq", "audit_events", ["actor", "kind", "seq"])
+    add_index("audit_events", ["credential", "kind", "seq"], where="credential IS NOT NULL")
     for name in SOUGHT:
         add_index("audit_events", [name, "seq"], where=f"{name} IS NOT NULL")
     for outcome, columns in (("denied", ["attempt_id"]), ("requested", ["seq", "attempt_id"])):
@@ -148,11 +150,12 @@ def downgrade() -> None:
     if dialect == "postgresql":
         rewrite_append({PLACED[0]: INSERT, PLACED[1]: VALUES})
     op.drop_index("ix_audit_personal_ip_seq", "audit_personal")
-    for name in ("denied", "requested", "kind_seq", *(f"{name}_seq" for name in SOUGHT)):
+    with_kind = ("kind_seq", "actor_kind_seq", "credential_kind_seq")
+    for name in ("denied", "requested", *with_kind, *(f"{name}_seq" for name in SOUGHT)):
         op.drop_index(f"ix_audit_events_{name}", "audit_events")
     for name in ("ip", "seq"):
         op.drop_column("audit_personal", name)
     for name in ("kind", *GENERATED):
         op.drop_column("audit_events", name)
-    for name in ("action", "outcome"):
+    for name in REPLACED:
         op.create_index(f"ix_audit_events_{name}_seq", "audit_events", [name, "seq"])

@@ -79,16 +79,18 @@ def _from_canon(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text, sa.Computed(_Member("canon", name)))
 
 
-def _index_where_given(name: str) -> sa.Index:
-    """Return the index of a column that many rows leave empty."""
-    given = sa.text(f"{name} IS NOT NULL")
+def _index_where_given(name: str, *more: str) -> sa.Index:
+    """Return the index of a column that many rows leave empty, and perhaps *more* columns."""
+    columns, given = (name, *more, "seq"), sa.text(f"{name} IS NOT NULL")
     return sa.Index(
-        f"ix_audit_events_{name}_seq", name, "seq", sqlite_where=given, postgresql_where=given
+        f"ix_audit_events_{'_'.join(columns)}",
+        *columns,
+        sqlite_where=given,
+        postgresql_where=given,
     )
 
 
 _SOUGHT = (
-    "credential",
     "target",
     "sign_in",
     "request_id",
@@ -138,7 +140,9 @@ audit_events = sa.Table(
         sqlite_where=sa.text("outcome = 'requested'"),
         postgresql_where=sa.text("outcome = 'requested'"),
     ),
-    *(sa.Index(f"ix_audit_events_{name}_seq", name, "seq") for name in ("kind", "actor")),
+    sa.Index("ix_audit_events_kind_seq", "kind", "seq"),
+    sa.Index("ix_audit_events_actor_kind_seq", "actor", "kind", "seq"),
+    _index_where_given("credential", "kind"),
     *map(_index_where_given, _SOUGHT),
 )
 

@@ -29,7 +29,6 @@ NO_ROW = 2**62
 
 _c = audit_events.c
 _Condition: TypeAlias = sa.ColumnExpressionArgument[bool]
-_Seq: TypeAlias = int | sa.ColumnElement[int]
 
 _IDS = {
     "usr": (_c.actor, _c.target),
@@ -85,33 +84,46 @@ def _harmless(name: str, value: str | datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Rows that an index has in order of ``seq``: where *column* is *value*, or all there are."""
+    """Rows that an index has in order of ``seq``: where its *columns* have these *values*.
 
-    column: sa.Column[Any]
-    value: str | None = None
+    Args:
+        columns: Those before ``seq``; none for all rows there are.
+        values: As many.
+        also: What else has to hold.
+    """
+
+    columns: tuple[sa.Column[Any], ...] = ()
+    values: tuple[str, ...] = ()
     also: tuple[_Condition, ...] = ()
 
-    def between(self, after: _Seq, before: _Seq, dialect: str) -> list[_Condition]:
+    @property
+    def table(self) -> sa.FromClause:
+        """The table of the index."""
+        return self.columns[0].table if self.columns else audit_events
+
+    def between(self, after: int, before: int, dialect: str) -> list[_Condition]:
         """Return the conditions for the rows between two, both excluded."""
-        seq = self.column.table.c.seq
-        if self.value is None:
-            return [seq > after, seq < before]
-        if dialect == "sqlite":
-            return [self.column == self.value, seq > after, seq < before, *self.also]
-        # A condition on both columns together leaves PostgreSQL one way to go: the index of both.
+        seq = self.table.c.seq
+        if dialect == "sqlite" or not self.columns:
+            same = (
+                column == value for column, value in zip(self.columns, self.values, strict=True)
+            )
+            return [*same, seq > after, seq < before, *self.also]
+        # A condition on all of them together leaves PostgreSQL one way to go: the index of them.
         # It might else look for the newest rows of some value among all from the newest on, for its
         # statistics tell how many there are, and not that the last was long ago.
-        place, types = sa.tuple_(self.column, seq), (sa.Text, sa.BigInteger)
+        types = (*(sa.Text for _ in self.columns), sa.BigInteger)
+        place = sa.tuple_(*self.columns, seq)
         return [
-            self.column.is_not(None),  # so that it may use an index of what is given
-            place > sa.tuple_(self.value, after, types=types),
-            place < sa.tuple_(self.value, before, types=types),
+            *(column.is_not(None) for column in self.columns),  # for indexes of what is given
+            place > sa.tuple_(*self.values, after, types=types),
+            place < sa.tuple_(*self.values, before, types=types),
             *self.also,
         ]
 
     def in_order(self, *, newest_first: bool) -> list[sa.UnaryExpression[Any]]:
         """Return what puts the rows in order, in the words of the index."""
-        columns = [self.column, self.column.table.c.seq]
+        columns = [*self.columns, self.table.c.seq]
         return [c.desc() if newest_first else c.asc() for c in columns]
 
 
@@ -134,13 +146,14 @@ class Matches:
     @classmethod
     def of(cls, tx: sa.Connection, filters: Filters) -> "Matches":
         """Return where to look for the rows that match *filters*."""
+        _walk_by_index(tx)
         first, last = seqs_between(tx, filters.since, filters.until)
         after, before = first - 1, NO_ROW if last is None else last + 1
-        dialect = tx.dialect.name
         sets = dict(_sets(tx, filters))
         name = _smallest(tx, sets, after, before) if sets else None
-        walks = sets[name] if name else [Walk(_c.seq)]
-        rest = [is_so for of, is_so in _conditions(filters, dialect) if of != name]
+        walks = sets[name] if name else [Walk()]
+        told = {name, KINDS} if name in _WITH_KIND else {name}
+        rest = [is_so for of, is_so in _conditions(filters) if of not in told]
         return cls(walks, rest, after, before)
 
     def newest(self, tx: sa.Connection, *, limit: int, before: int = NO_ROW) -> list[int]:
@@ -153,13 +166,12 @@ class Matches:
 
     def count(self, tx: sa.Connection, *, most: int) -> int:
         """Return how many matches there are, counting no further than *most*."""
+        _walk_by_index(tx)
         found = 0
         for walks in _in_parts(self.walks):
-            rows = sa.union_all(
-                *(self._walk(w, self.after, self.before, tx.dialect.name) for w in walks)
-            )
-            some = sa.select(sa.literal(1)).select_from(rows.subquery()).limit(most - found)
-            found += tx.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
+            rows = self._from(tx, walks, self.after, self.before, most - found).subquery()
+            some = sa.select(rows.c.seq).limit(most - found).subquery()
+            found += tx.scalar(sa.select(sa.func.count()).select_from(some)) or 0
             if found >= most:
                 break
         return found
@@ -167,20 +179,34 @@ class Matches:
     def _ends(
         self, tx: sa.Connection, after: int, before: int, limit: int, *, newest: bool
     ) -> list[int]:
+        _walk_by_index(tx)
         found: list[int] = []
         for walks in _in_parts(self.walks):
-            ends = (
-                self._walk(walk, after, before, tx.dialect.name)
-                .order_by(*walk.in_order(newest_first=newest))
-                .limit(limit)
-                .subquery()
-                for walk in walks
-            )
-            found += tx.scalars(sa.union_all(*(sa.select(end.c.seq) for end in ends)))
+            found += tx.scalars(self._from(tx, walks, after, before, limit, newest=newest))
         return sorted(found, reverse=newest)[:limit]
 
+    def _from(
+        self,
+        tx: sa.Connection,
+        walks: Sequence[Walk],
+        after: int,
+        before: int,
+        limit: int,
+        *,
+        newest: bool = True,
+    ) -> sa.CompoundSelect[Any]:
+        """Return a select of up to *limit* rows from the end of each walk, one after the other."""
+        ends = (
+            self._walk(walk, after, before, tx.dialect.name)
+            .order_by(*walk.in_order(newest_first=newest))
+            .limit(limit)
+            .subquery()
+            for walk in walks
+        )
+        return sa.union_all(*(sa.select(end.c.seq) for end in ends))
+
     def _walk(self, walk: Walk, after: int, before: int, dialect: str) -> sa.Select[Any]:
-        table = walk.column.table
+        table = walk.table
         rows = sa.select(table.c.seq).where(*walk.between(after, before, dialect))
         if not self.rest:
             return rows
@@ -189,45 +215,66 @@ class Matches:
         return rows.where(*self.rest)
 
 
-def _conditions(filters: Filters, dialect: str) -> Iterator[tuple[str, _Condition]]:
+def _walk_by_index(tx: sa.Connection) -> None:
+    """Let PostgreSQL go along indexes, in order, until this transaction ends.
+
+    It would else read whatever a statement may need at the worst, to sort or to hash it, and that
+    for each walk anew.
+    """
+    if tx.dialect.name == "postgresql":
+        others = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
+        off = ", ".join(f"set_config('enable_{other}', 'off', true)" for other in others)
+        alone = "set_config('max_parallel_workers_per_gather', '0', true)"
+        tx.exec_driver_sql(f"SELECT {off}, {alone}")
+
+
+def _conditions(filters: Filters) -> Iterator[tuple[str, _Condition]]:
     """Give what must hold of a row, each condition with the name of the set it describes."""
     if filters.id is not None:
         yield "id", sa.or_(*(sa.and_(c == filters.id, *also) for c, also in _places(filters.id)))
     for name, value in filters.given(*_INDEXED).items():
-        yield name, _is_in(Walk(audit_events.alias().c[name], value), dialect)
+        yield name, _c[name] == value
     if filters.address is not None:
-        yield "address", _is_in(Walk(audit_personal.c.ip, filters.address), dialect)
-    for name, value in filters.given("action", "outcome", "reason", "profile").items():
-        yield "kind", _c[name] == value
+        p = audit_personal.c
+        yield "address", sa.exists().where(p.ip == filters.address, p.seq == _c.seq)
+    for name, value in filters.given(*_PLAIN_KIND).items():
+        yield KINDS, _c[name] == value
     if filters.model is not None:
-        yield "kind", (_c.model_used == filters.model) | (_c.model_asked == filters.model)
+        yield KINDS, (_c.model_used == filters.model) | (_c.model_asked == filters.model)
     if filters.since is not None:
         yield "time", _c.recorded_at >= to_unix_microseconds(filters.since)
     if filters.until is not None:
         yield "time", _c.recorded_at < to_unix_microseconds(filters.until)
 
 
-def _is_in(walk: Walk, dialect: str) -> _Condition:
-    """Return the condition that a row is among those of a walk, by a look into their index.
-
-    To look into the row itself takes several times as long: in SQLite its text is parsed for it.
-    """
-    return sa.exists().where(*walk.between(_c.seq - 1, _c.seq + 1, dialect))
-
-
-_INDEXED = ("token_fingerprint", "target", "credential", "actor")
+KINDS = "kinds"
+_PLAIN_KIND = ("action", "outcome", "reason", "profile")
+_WITH_KIND = ("actor", "credential")  # their indexes have the kind before seq
+_INDEXED = ("token_fingerprint", "target", *_WITH_KIND)
 
 
 def _sets(tx: sa.Connection, filters: Filters) -> Iterator[tuple[str, list[Walk]]]:
     """Give every set of rows that an index has, with its name."""
     if filters.id is not None:
-        yield "id", list(_walks_of_id(filters.id))
+        yield "id", list(_walks_of_id(tx, filters.id))
     for name, value in filters.given(*_INDEXED).items():
-        yield name, [Walk(_c[name], value)]
+        yield name, list(_walks(tx, _c[name], value, filters))
     if filters.address is not None:
-        yield "address", [Walk(audit_personal.c.ip, filters.address)]
-    if filters.given("action", "outcome", "reason", "profile", "model"):
-        yield "kind", [Walk(_c.kind, kind) for kind in kinds(tx) if _fits(kind, filters)]
+        yield "address", [Walk((audit_personal.c.ip,), (filters.address,))]
+    if filters.given(*_PLAIN_KIND, "model") and not filters.given(*_WITH_KIND):
+        yield KINDS, [Walk((_c.kind,), (kind,)) for kind in kinds(tx) if _fits(kind, filters)]
+
+
+def _walks(
+    tx: sa.Connection, column: sa.Column[Any], value: str, filters: Filters, *also: _Condition
+) -> Iterator[Walk]:
+    """Give the walks along the rows where *column* is *value*, of kinds that fit if it can be."""
+    if column.name not in _WITH_KIND:
+        yield Walk((column,), (value,), also)
+        return
+    for kind in kinds(tx, column, value):
+        if _fits(kind, filters):
+            yield Walk((column, _c.kind), (value, kind), also)
 
 
 def _places(wanted: str) -> list[tuple[sa.Column[Any], tuple[_Condition, ...]]]:
@@ -241,34 +288,36 @@ def _places(wanted: str) -> list[tuple[sa.Column[Any], tuple[_Condition, ...]]]:
     return [(column, ()) for column in _IDS.get(prefix, _OTHER_IDS)]
 
 
-def _walks_of_id(wanted: str) -> Iterator[Walk]:
+def _walks_of_id(tx: sa.Connection, wanted: str) -> Iterator[Walk]:
     before: list[sa.Column[Any]] = []
     for column, also in _places(wanted):
         # A row may have the id in two places, and is walked for the first alone.
         elsewhere = (c.is_distinct_from(wanted) for c in before if c is not column)
-        yield Walk(column, wanted, (*also, *elsewhere))
+        yield from _walks(tx, column, wanted, Filters(), *also, *elsewhere)
         before.append(column)
 
 
-def kinds(tx: sa.Connection) -> list[str]:
-    """Return the kinds of rows that there are, by one look into the index for each."""
-    return list(tx.scalars(_KINDS))
+def kinds(
+    tx: sa.Connection, column: sa.Column[Any] | None = None, value: str | None = None
+) -> list[str]:
+    """Return the kinds of the rows where *column* is *value*, by one look into the index for each.
 
-
-_KINDS = sa.text("""
-    WITH RECURSIVE kinds (kind) AS (
-        SELECT min(kind) FROM audit_events
-        UNION ALL
-        SELECT (SELECT min(e.kind) FROM audit_events AS e WHERE e.kind > kinds.kind)
-        FROM kinds WHERE kinds.kind IS NOT NULL
-    )
-    SELECT kind FROM kinds WHERE kind IS NOT NULL
-""")
+    Args:
+        tx: A read.
+        column: One that has the kind behind it in its index; None for all rows.
+        value: Of the column.
+    """
+    mine = [column == value] if column is not None else []
+    found = sa.select(sa.func.min(_c.kind)).where(*mine).cte("kinds", recursive=True)
+    kind = found.c[0]
+    following = sa.select(sa.func.min(_c.kind)).where(*mine, _c.kind > kind).scalar_subquery()
+    found = found.union_all(sa.select(following).where(kind.is_not(None)))
+    return list(tx.scalars(sa.select(found.c[0]).where(found.c[0].is_not(None))))
 
 
 def _fits(kind: str, filters: Filters) -> bool:
     members = dict(zip(KIND, kind.split("\n"), strict=False))
-    asked = filters.given("action", "outcome", "reason", "profile")
+    asked = filters.given(*_PLAIN_KIND)
     models = {members["model_asked"], members["model_used"]}
     return asked.items() <= members.items() and filters.model in {None, *models}
 
@@ -285,8 +334,8 @@ def _smallest(tx: sa.Connection, sets: dict[str, list[Walk]], after: int, before
         name = min(sizes, key=sizes.__getitem__)
         if sizes[name] < most:
             return name
-    # All are large. Whether a row is in another set is an index that tells, but not its kind.
-    return "kind" if "kind" in sets else name
+    # All are large. Whether a row is of an address an index tells, and of a kind only the row.
+    return KINDS if KINDS in sets else name
 
 
 def _in_parts(walks: Sequence[Walk]) -> Iterator[Sequence[Walk]]:
