@@ -118,6 +118,8 @@ class Verification:
         self.rows_checked = 0
         self.total = 0
         self.checkpoints_checked = 0
+        self.checkpoints_in_file = 0
+        """How many of these stand in the file; none, when somebody has taken it away."""
         self.findings = Findings()
 
     async def run(self, progress: Callable[[], None] = lambda: None) -> None:
@@ -131,7 +133,7 @@ class Verification:
             OSError: The file cannot be read.
         """
         while True:
-            self.rows_checked = self.checkpoints_checked = 0
+            self.rows_checked = self.checkpoints_checked = self.checkpoints_in_file = 0
             self.findings, self._beyond = Findings(), None
             try:
                 return await self._run(progress)
@@ -215,13 +217,16 @@ class Verification:
     def _read(self, said: Iterable[sa.Row[Any]], bounds: Bounds) -> Iterator[Checkpoint]:
         """Give what can be read of it and counts."""
         for row in said:
-            if row.at < bounds.since or row.seq <= bounds.start.seq:
+            # In SQLite somebody may have put values of any type into any column.
+            seq = row.seq if isinstance(row.seq, int) else 0
+            at = row.at if isinstance(row.at, int) else bounds.since
+            if at < bounds.since or 0 < seq <= bounds.start.seq:
                 continue
             self.checkpoints_checked += 1
             try:
                 yield checkpoints.read_row(row)
             except Unreadable as fault:
-                self.findings.add(Fault(row.seq, f"database: a checkpoint {fault}"))
+                self.findings.add(Fault(seq, f"database: a checkpoint {fault}"))
 
     async def _look_behind_the_end(self, bounds: Bounds, signatures: Signatures) -> None:
         c = audit_checkpoints.c
@@ -259,6 +264,7 @@ class Verification:
                 self.findings.add(Fault(0, f"{source}: {one}"))
             elif one.at >= bounds.since and one.seq > bounds.start.seq:
                 self.checkpoints_checked += 1
+                self.checkpoints_in_file += 1
                 good = signatures.compare(one, hashes.get(one.seq), source=source)
                 if good and one.seq > bounds.end:
                     self._note_beyond(one)
