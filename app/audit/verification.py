@@ -1,6 +1,7 @@
 """Proving that nobody edited the log: one walk over it, and over what was signed about it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,9 @@ MOST_FAULTS = 100
 """Faults that are named; the rest is counted."""
 
 LINES_AT_ONCE = 500
+
+ROWS_AT_ONCE = 50
+"""Rows that are judged between two pauses."""
 
 
 class Findings:
@@ -106,11 +110,18 @@ class Verification:
         database: Whose log.
         keys: Whose checkpoints are believed.
         file: Where they stand outside of the database.
+        pause_seconds: After a few rows each, so that others in this process have their turn.
     """
 
     def __init__(
-        self, database: Database, *, keys: Sequence[PublicKey], file: CheckpointFile
+        self,
+        database: Database,
+        *,
+        keys: Sequence[PublicKey],
+        file: CheckpointFile,
+        pause_seconds: float = 0,
     ) -> None:
+        self._pause_seconds = pause_seconds
         self._database = database
         self._keys = keys
         self._file = file
@@ -206,8 +217,10 @@ class Verification:
     def _judge(
         self, walk: chain.Walk, chunk: Chunk, bounds: Bounds, signatures: Signatures
     ) -> None:
-        for fault in walk.feed(chunk.rows):
-            self.findings.add(fault)
+        for begin in range(0, len(chunk.rows), ROWS_AT_ONCE):
+            for fault in walk.feed(chunk.rows[begin : begin + ROWS_AT_ONCE]):
+                self.findings.add(fault)
+            time.sleep(self._pause_seconds)
         said = list(self._read(chunk.said, bounds))
         if said:
             hashes = {row.seq: row.row_hash for row in chunk.rows}
