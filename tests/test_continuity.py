@@ -435,6 +435,21 @@ async def test_a_file_that_could_not_be_written_catches_up(owner: Installation) 
 
 
 @on_sqlite
+async def test_a_file_that_somebody_took_away_is_missed_and_begun_anew(
+    owner: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await owner.append(1)
+    await owner.checkpoint()
+    assert "checkpoint_file_missing" not in capsys.readouterr().out
+    owner.file.path.unlink()
+
+    await owner.append(1)
+    await owner.checkpoint()
+
+    assert "checkpoint_file_missing" in capsys.readouterr().out
+    assert owner.file.last() == await owner.newest()
+
+
 async def test_several_processes_share_the_file(owner: Installation, clock: StandingClock) -> None:
     other = installation_of(owner.runtime, clock)
     for _ in range(3):

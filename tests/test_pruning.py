@@ -118,15 +118,29 @@ async def test_many_rows_go_segment_by_segment(owner: Installation, tmp_path: Pa
     assert await owner.faults() == []
 
 
+IS_MARK = audit_checkpoints.c.kind == "pruned"
+
+
 @pytest.mark.parametrize(
     ("statement", "named"),
     [
         (sa.update(audit_events).where(audit_events.c.seq == 28).values(recorded_at=1), 28),
         (sa.delete(audit_events).where(audit_events.c.seq == 26), 26),
         (sa.delete(audit_events).where(audit_events.c.seq > 30), 31),
-        (sa.delete(audit_checkpoints).where(audit_checkpoints.c.kind == "pruned"), 1),
+        (sa.delete(audit_events).where(audit_events.c.seq <= 27), 26),
+        (sa.delete(audit_checkpoints).where(IS_MARK), 1),
+        (sa.update(audit_checkpoints).where(IS_MARK).values(seq=26), 1),
+        (sa.update(audit_checkpoints).where(IS_MARK).values(signature=bytes(64)), 1),
     ],
-    ids=["edited", "first one deleted", "cut off", "the mark deleted"],
+    ids=[
+        "edited",
+        "first one deleted",
+        "cut off",
+        "more taken out",
+        "the mark deleted",
+        "the mark moved",
+        "the mark forged",
+    ],
 )
 async def test_tampering_after_a_pruning_is_found(
     owner: Installation, tmp_path: Path, statement: sa.Executable, named: int

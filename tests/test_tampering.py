@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.audit import chain
-from app.audit.checkpoints import Signer, audit_checkpoints, log_name
+from app.audit.checkpoints import Checkpoint, Signer, audit_checkpoints, log_name
 from app.audit.continuity import RolledBack
 from app.audit.events import audit_events
 from app.audit.segments import FileVerification
@@ -207,6 +207,24 @@ def no_checkpoints_left(tx: sa.Connection) -> None:
     tx.execute(audit_checkpoints.delete())
 
 
+def restored_backup(tx: sa.Connection) -> None:
+    """Put everything back as it was after row 15; only the file remembers more."""
+    delete(tx, 16, END)
+    tx.execute(audit_checkpoints.delete().where(said.seq > 15))
+
+
+def restored_backup_and_new_rows(tx: sa.Connection) -> None:
+    """Let the log go on differently after that, as whole as before."""
+    restored_backup(tx)
+    rows = {row.seq: row for row in stored_rows(tx)}
+    text, previous = rows[15].canon, rows[15].row_hash
+    for seq in range(16, END + 1):
+        canon = text.replace('"evt_', f'"evt_{seq}')
+        previous = chain.row_hash(previous, seq=seq, recorded_at=1, canon=canon)
+        row = {"seq": seq, "recorded_at": 1, "canon": canon, "row_hash": previous}
+        tx.execute(audit_events.insert(), row)
+
+
 def signed_hash(tx: sa.Connection, seq: int) -> str:
     text = tx.scalar(sa.select(said.signed).where(said.seq == seq)) or ""
     return str(json.loads(text)["row_hash"])
@@ -258,6 +276,8 @@ NAMED: dict[Callable[[sa.Connection], None], tuple[list[tuple[int, str]], set[in
     forged_mark_of_pruning: ([(1, "missing, up to 10")], set()),
     checkpoint_dressed_as_a_mark: ([(1, "missing, up to 10")], set()),
     checkpoint_dressed_as_an_acceptance: ([(20, "rewritten")], {20}),
+    restored_backup: ([(16, "missing, up to 30 at least")], set()),
+    restored_backup_and_new_rows: ([(20, "rewritten")], set()),
     no_checkpoints_left: ([(20, "it or a row since 11 was rewritten")], set()),
 }
 """What is named for each attack: of the database, and of a file that is exported afterwards."""
@@ -308,6 +328,49 @@ async def test_whoever_replaces_the_file_of_checkpoints_too_is_found_by_the_key(
 
     assert any(fault.what.startswith("line 14 of service-checkpoints.jsonl") for fault in found)
     assert all("a key that is not known here" in fault.what for fault in found)
+
+
+async def test_checkpoints_that_are_gone_hide_nothing_and_accuse_nobody(
+    owner: Installation,
+) -> None:
+    """Without the table the file tells what was rewritten, and without the file the table."""
+    everything = owner.file.path.read_text()
+    await owner.attack(lambda tx: tx.execute(audit_checkpoints.delete()))
+    assert await owner.faults() == []
+
+    await owner.append(1)
+    await owner.checkpoint()
+    owner.file.path.unlink()
+    assert await owner.faults() == []
+
+    assert (await owner.verify()).checkpoints_in_file == 0  # so that who looks sees it
+
+    await owner.attack(recomputed_tail)
+    assert [fault.seq for fault in await owner.faults()] == [35]  # by the table
+    owner.file.path.write_text(everything)
+    await owner.attack(lambda tx: tx.execute(audit_checkpoints.delete()))
+    assert [fault.seq for fault in await owner.faults()] == [20]  # by the file
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO audit_checkpoints VALUES ('x', 'checkpoint', 12, 'x', x'00')",
+        "UPDATE audit_checkpoints SET seq = 'x' WHERE seq = 20",
+        "UPDATE audit_checkpoints SET at = 'x', kind = 'pruned' WHERE seq = 20",
+        "UPDATE audit_checkpoints SET signed = x'00', signature = 'x' WHERE seq = 20",
+        "UPDATE audit_events SET recorded_at = 'x' WHERE seq = 14",
+        "UPDATE audit_events SET row_hash = 'x' WHERE seq = 14",
+        "UPDATE audit_personal SET salt = 1, data = 2",
+    ],
+)
+async def test_values_of_another_type_end_no_walk(owner: Installation, statement: str) -> None:
+    await owner.attack(lambda tx: tx.exec_driver_sql(statement))
+
+    assert await owner.faults() != []
+    await owner.append(1)
+    await owner.checkpoint()
 
 
 async def test_a_line_that_is_no_checkpoint_is_named(owner: Installation) -> None:
@@ -379,6 +442,50 @@ def rewritten_lines(lines: list[bytes]) -> list[bytes]:
     return changed
 
 
+def inserted_line(lines: list[bytes]) -> list[bytes]:
+    """Put a row of one's own between 13 and 14, and move the others on."""
+    place = line_of(lines, 14)
+    moved = [json.loads(line) for line in lines[place:]]
+    for members in moved:
+        if "seq" in members:
+            members["seq"] += 1
+    forged = moved[0] | {"seq": 14, "canon": moved[0]["canon"].replace("test.act", "test.fake")}
+    return lines[:place] + [json.dumps(members).encode() for members in [forged, *moved]]
+
+
+def recomputed_line(lines: list[bytes]) -> list[bytes]:
+    """Edit row 14, and give it the hash that it has to have now."""
+    before, place = json.loads(lines[line_of(lines, 13)]), line_of(lines, 14)
+    members = json.loads(lines[place])
+    members["canon"] = members["canon"].replace("test.act", "test.fake")
+    fitting = chain.row_hash(
+        bytes.fromhex(before["row_hash"]),
+        **{name: members[name] for name in ("seq", "recorded_at", "canon")},
+    )
+    line = json.dumps(members | {"row_hash": fitting.hex()}).encode()
+    return [*lines[:place], line, *lines[place + 1 :]]
+
+
+def signed_by_a_stranger(lines: list[bytes]) -> list[bytes]:
+    """Rewrite the rows, and sign everything that is signed with a key of one's own."""
+    changed = rewritten_lines(lines)
+    heads = {row["seq"]: row["row_hash"] for row in map(json.loads, changed) if "seq" in row}
+    stranger = Signer(b"of somebody else")
+    for place, line in enumerate(lines):
+        if line.startswith(b'{"checkpoint"'):
+            one = Checkpoint.read_line(line)
+            head = chain.Head(one.seq, bytes.fromhex(heads.get(one.seq, one.row_hash.hex())))
+            changed[place] = stranger.sign(one.kind, one.log, head, at=one.at).line.encode()
+    return changed
+
+
+def rewritten_and_unsigned(lines: list[bytes]) -> list[bytes]:
+    """Rewrite the rows, and leave nothing that is signed but the ends of the file."""
+    changed = rewritten_lines(lines)
+    inner = [line for line in changed[1:-1] if not line.startswith(b'{"checkpoint"')]
+    return [changed[0], *inner, changed[-1]]
+
+
 EDITED_FILES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], set[int]]] = {
     "an edited text": (at_row(14, b"test.act", b"test.fake"), {14}),
     "an edited time": (at_row(14, b'"recorded_at":1', b'"recorded_at":2'), {14}),
@@ -392,6 +499,14 @@ EDITED_FILES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], set[int]]] =
     "swapped rows": (swapped_lines, {14}),
     "a repeated row": (lambda lines: [*lines[:15], lines[14], *lines[15:]], {13}),
     "all rewritten": (rewritten_lines, {20}),
+    "an inserted row": (inserted_line, {14, 15, 20}),
+    "a recomputed row": (recomputed_line, {15}),
+    "an edited checkpoint": (
+        lambda lines: [line.replace(b'\\"seq\\":20', b'\\"seq\\":19') for line in lines],
+        {19},
+    ),
+    "all rewritten, signed by a stranger": (signed_by_a_stranger, {0, 1}),
+    "all rewritten, nothing signed but the ends": (rewritten_and_unsigned, {END}),
     "half a line": (lambda lines: [*lines[:-1], lines[-1][:40]], {END}),
     "nothing": (lambda _: [], {1}),
 }

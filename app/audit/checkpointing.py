@@ -110,6 +110,8 @@ class Checkpoints:
         authority = Authority(self.public_key, log=newest.log)
         try:
             last = await asyncio.to_thread(self._file.last)
+            if last is None and self._in_file:
+                self._logger.error("checkpoint_file_missing", path=str(self._file.path))
             after = last.at if last else newest.at - 1  # a file that is new begins with the newest
             while some := await self._database.read(partial(_since, after=after)):
                 # What somebody else has put into the database does not get out of it.

@@ -1,6 +1,7 @@
 """Proving that nobody edited the log: one walk over it, and over what was signed about it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,9 @@ MOST_FAULTS = 100
 """Faults that are named; the rest is counted."""
 
 LINES_AT_ONCE = 500
+
+ROWS_AT_ONCE = 50
+"""Rows that are judged between two pauses."""
 
 
 class Findings:
@@ -106,11 +110,18 @@ class Verification:
         database: Whose log.
         keys: Whose checkpoints are believed.
         file: Where they stand outside of the database.
+        pause_seconds: After a few rows each, so that others in this process have their turn.
     """
 
     def __init__(
-        self, database: Database, *, keys: Sequence[PublicKey], file: CheckpointFile
+        self,
+        database: Database,
+        *,
+        keys: Sequence[PublicKey],
+        file: CheckpointFile,
+        pause_seconds: float = 0,
     ) -> None:
+        self._pause_seconds = pause_seconds
         self._database = database
         self._keys = keys
         self._file = file
@@ -118,6 +129,8 @@ class Verification:
         self.rows_checked = 0
         self.total = 0
         self.checkpoints_checked = 0
+        self.checkpoints_in_file = 0
+        """How many of these stand in the file; none, when somebody has taken it away."""
         self.findings = Findings()
 
     async def run(self, progress: Callable[[], None] = lambda: None) -> None:
@@ -131,7 +144,7 @@ class Verification:
             OSError: The file cannot be read.
         """
         while True:
-            self.rows_checked = self.checkpoints_checked = 0
+            self.rows_checked = self.checkpoints_checked = self.checkpoints_in_file = 0
             self.findings, self._beyond = Findings(), None
             try:
                 return await self._run(progress)
@@ -204,8 +217,10 @@ class Verification:
     def _judge(
         self, walk: chain.Walk, chunk: Chunk, bounds: Bounds, signatures: Signatures
     ) -> None:
-        for fault in walk.feed(chunk.rows):
-            self.findings.add(fault)
+        for begin in range(0, len(chunk.rows), ROWS_AT_ONCE):
+            for fault in walk.feed(chunk.rows[begin : begin + ROWS_AT_ONCE]):
+                self.findings.add(fault)
+            time.sleep(self._pause_seconds)
         said = list(self._read(chunk.said, bounds))
         if said:
             hashes = {row.seq: row.row_hash for row in chunk.rows}
@@ -215,13 +230,16 @@ class Verification:
     def _read(self, said: Iterable[sa.Row[Any]], bounds: Bounds) -> Iterator[Checkpoint]:
         """Give what can be read of it and counts."""
         for row in said:
-            if row.at < bounds.since or row.seq <= bounds.start.seq:
+            # In SQLite somebody may have put values of any type into any column.
+            seq = row.seq if isinstance(row.seq, int) else 0
+            at = row.at if isinstance(row.at, int) else bounds.since
+            if at < bounds.since or 0 < seq <= bounds.start.seq:
                 continue
             self.checkpoints_checked += 1
             try:
                 yield checkpoints.read_row(row)
             except Unreadable as fault:
-                self.findings.add(Fault(row.seq, f"database: a checkpoint {fault}"))
+                self.findings.add(Fault(seq, f"database: a checkpoint {fault}"))
 
     async def _look_behind_the_end(self, bounds: Bounds, signatures: Signatures) -> None:
         c = audit_checkpoints.c
@@ -259,6 +277,7 @@ class Verification:
                 self.findings.add(Fault(0, f"{source}: {one}"))
             elif one.at >= bounds.since and one.seq > bounds.start.seq:
                 self.checkpoints_checked += 1
+                self.checkpoints_in_file += 1
                 good = signatures.compare(one, hashes.get(one.seq), source=source)
                 if good and one.seq > bounds.end:
                     self._note_beyond(one)

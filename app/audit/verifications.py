@@ -26,6 +26,9 @@ _STARTED, _FINISHED = "verification.start", "verification.finish"
 
 _TO_THE_END = Filters(action=_FINISHED, outcome="succeeded")
 
+PAUSE_SECONDS = 0.0005
+"""Between a few rows each. The interpreter runs one thread at a time, and mints are to go first."""
+
 LONGEST = timedelta(hours=1)
 """A walk without an end for so long was ended together with its process."""
 
@@ -109,7 +112,9 @@ class Verifications:
         except BaseException:
             self._busy = False
             raise
-        walk = Verification(self._database, keys=self._keys, file=self._file)
+        walk = Verification(
+            self._database, keys=self._keys, file=self._file, pause_seconds=PAUSE_SECONDS
+        )
         run = self.current = Run(walk, self._clock(), [event.event_id])
         self._task = asyncio.create_task(self._go(run, by), name="verification")
         return run

@@ -111,7 +111,8 @@ def _verify_database(keys: Sequence[PublicKey]) -> None:
     _fail_for(walk.findings, rows=walk.rows_checked)
     out.print(
         f"{walk.rows_checked} rows verified: the chain is whole,"
-        f" and so say {walk.checkpoints_checked} checkpoints"
+        f" and so say {walk.checkpoints_checked} checkpoints,"
+        f" {walk.checkpoints_in_file} of them in {settings.checkpoint_path}"
     )
 
 

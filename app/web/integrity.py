@@ -118,6 +118,10 @@ class VerificationView(Answer):
     rows_checked: int
     total: int = Field(description="Rows to be checked, as far as the log went at the start.")
     checkpoints_checked: int
+    checkpoints_in_file: int = Field(
+        description="How many of these stand outside of the database, where its owner cannot"
+        " rewrite them. 0: the file is missing."
+    )
     fault_count: int
     faults: list[FaultView] = Field(description="The first hundred.")
 
@@ -131,6 +135,7 @@ class VerificationView(Answer):
             rows_checked=run.walk.rows_checked,
             total=run.walk.total,
             checkpoints_checked=run.walk.checkpoints_checked,
+            checkpoints_in_file=run.walk.checkpoints_in_file,
             fault_count=run.walk.findings.count,
             faults=[
                 FaultView(seq=fault.seq, what=fault.what) for fault in run.walk.findings.faults
@@ -199,6 +204,7 @@ _RUNNING: dict[str, Any] = {
         "rowsChecked": 2000,
         "total": 4711,
         "checkpointsChecked": 3,
+        "checkpointsInFile": 0,
         "faultCount": 0,
         "faults": [],
     }
@@ -208,6 +214,8 @@ _FINISHED: dict[str, Any] = {
         **_RUNNING["current"],
         "finishedAt": "2026-11-21T09:00:01.000000Z",
         "rowsChecked": 4711,
+        "checkpointsChecked": 8,
+        "checkpointsInFile": 4,
         "ok": False,
         "faultCount": 1,
         "faults": [{"seq": 14, "what": "changed: not the text, time and place that were hashed"}],
