@@ -5,18 +5,20 @@ from importlib import resources
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from playwright.async_api import Page, expect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.audit.events import Event, Personal
+from app.audit.events import Event, Personal, audit_events
 from app.identity.users import OPERATOR, User
 from app.main import create_app
 from app.minting.profiles import Wish
 from app.runtime import Runtime
 from tests.clock import StandingClock
 from tests.conftest import PASSWORD, as_served, caller_for, on_sqlite
+from tests.installation import installation_of
 from tests.keys import new_key
 from tests.test_admin_pages import HOSTILE
 from tests.test_docs_page import Watched, browsing, served
@@ -272,6 +274,60 @@ async def test_the_password_is_asked_for_again_and_the_act_goes_on(
     changed = await runtime.users.get(alice.id)
     assert changed
     assert changed.role == "auditor"
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+async def test_a_walk_is_followed_to_its_end_and_what_was_edited_is_named(
+    origin: str, runtime: Runtime, clock: StandingClock, *, scripts: bool
+) -> None:
+    owner = installation_of(runtime, clock)
+    await owner.append(3)
+    await owner.checkpoint()
+    edited = sa.update(audit_events).where(audit_events.c.seq == 3).values(recorded_at=1)
+    await owner.attack(lambda tx: tx.execute(edited))
+    begun, ended = (
+        Event(action=f"verification.{what}", outcome="succeeded", count=0)
+        for what in ("start", "finish")
+    )
+    await runtime.log.record([begun])  # by another process
+    async with browsing(origin, java_script_enabled=scripts) as watched:
+        page = watched.page
+        await sign_in(page)
+        await page.get_by_role("link", name="Integrity").click()
+        await expect(page.get_by_role("progressbar")).to_be_visible()
+        await expect(page.get_by_text("Another process of the service")).to_be_visible()
+        await runtime.log.record([ended])
+        await expect(page.get_by_text("The last one ended")).to_be_visible()
+
+        await page.get_by_role("button", name="Verify now").click()
+        await expect(page.get_by_text("tampered with")).to_be_visible()
+        row = page.get_by_role("row").filter(has_text="changed: not the text")
+        await row.get_by_role("link", name="3").click()
+        await expect(page.get_by_text(", row 3")).to_be_visible()
+        await page.goto("/admin/integrity")
+        async with page.expect_download() as download:
+            await page.get_by_role("link", name="Newest checkpoint").click()
+        assert (await download.value).suggested_filename.startswith("checkpoint-")
+        if scripts:
+            assert await barriers(page) == []
+            assert await complaints(watched) == []
+
+
+async def test_a_person_is_erased_by_typing_in_who(
+    origin: str, runtime: Runtime, alice: User
+) -> None:
+    async with browsing(origin, java_script_enabled=False) as watched:
+        page = watched.page
+        await sign_in(page)
+        await page.goto(f"/admin/users/{alice.id}")
+        await page.get_by_label("Their name or id").fill("somebody else")
+        await page.get_by_role("button", name="Erase the person").click()
+        await expect(page.get_by_role("alert")).to_contain_text("neither their name nor their id")
+        await page.get_by_label("Their name or id").fill(alice.email)
+        await page.get_by_role("button", name="Erase the person").click()
+        await expect(page.get_by_role("status")).to_contain_text("The person is erased")
+
+    assert await runtime.users.find(alice.email) is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

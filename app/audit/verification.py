@@ -162,8 +162,9 @@ class Verification:
         await self._compare_file(bounds, signatures, size)
         if self._beyond is not None:
             last = self._beyond
-            what = f"missing, up to {last.seq} at least, as was signed at {last.when}"
-            self.findings.add(Fault(bounds.end + 1, what))
+            first = bounds.end + 1
+            gap = "missing" if last.seq == first else f"missing, up to {last.seq} at least"
+            self.findings.add(Fault(first, f"{gap}, as was signed at {last.when}"))
 
     # From where to where ------------------------------------------------------------------------
 

@@ -51,7 +51,8 @@ def _fail_for(findings: Findings, *, rows: int) -> None:
     if unnamed := findings.count - len(findings.faults):
         out.print(f"and {unnamed} more")
     if findings.count:
-        fail(f"the log was tampered with: {findings.count} faults in {rows} rows")
+        faults = "1 fault" if findings.count == 1 else f"{findings.count} faults"
+        fail(f"the log was tampered with: {faults} in {rows} rows")
 
 
 # Proving ----------------------------------------------------------------------------------------
