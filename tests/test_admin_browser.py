@@ -293,7 +293,7 @@ async def test_a_walk_is_followed_to_its_end_and_what_was_edited_is_named(
     async with browsing(origin, java_script_enabled=scripts) as watched:
         page = watched.page
         await sign_in(page)
-        await page.get_by_role("link", name="Integrity").click()
+        await page.get_by_role("link", name="Integrity", exact=True).click()
         await expect(page.get_by_role("progressbar")).to_be_visible()
         await expect(page.get_by_text("Another process of the service")).to_be_visible()
         await runtime.log.record([ended])
