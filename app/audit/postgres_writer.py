@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 import sqlalchemy as sa
@@ -75,6 +76,7 @@ class PostgresWriter(Writer):
         self._waiting: asyncio.Queue[Item | None] = asyncio.Queue()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._changes: set[asyncio.Task[None]] = set()
+        self._looked_over: WeakSet[asyncpg.Connection[asyncpg.Record]] = WeakSet()
         self._logger = structlog.get_logger(__name__)
         self._task = asyncio.create_task(self._write_for_ever(), name="audit-log-writer")
 
@@ -177,7 +179,9 @@ class PostgresWriter(Writer):
             async with asyncio.timeout(PATIENCE_SECONDS), self._database.changing() as core:
                 driver = (await core.get_raw_connection()).driver_connection
                 assert isinstance(driver, asyncpg.Connection)  # noqa: S101 - SQLAlchemy says Any
-                await self._see_that_all_is_there(driver)  # the pool may have connected anew
+                if driver not in self._looked_over or self._continuity.fault is not None:
+                    await self._see_that_all_is_there(driver)  # the pool has connected anew
+                    self._looked_over.add(driver)
                 changing = True
                 item.result = await core.run_sync(item.change) if item.change else None
                 changing = False
