@@ -191,7 +191,7 @@ def test_an_edited_row_is_named(tmp_path: Path) -> None:
 
     assert result.returncode == 1
     assert "row 2: changed" in result.stdout
-    assert "1 faults in 3 rows" in result.stderr
+    assert "1 fault in 3 rows" in result.stderr
 
 
 def test_check_says_ok_and_online_that_the_key_works(service: Service) -> None:

@@ -406,7 +406,7 @@ def user_cases() -> Iterator[Case]:
         sent = {"json": {"role": "user"}} if operation is role else {}
         yield Case(operation, "not_found", send=sent)
         if operation.method == "post":
-            yield Case(operation, "audit_unavailable", about_ada_without_a_log, sent)
+            yield Case(operation, "audit_unavailable", about_bob_without_a_log, sent)
 
 
 def minting_cases() -> Iterator[Case]:

@@ -317,7 +317,8 @@ async def test_a_form_in_parts_is_a_415(target: Target) -> None:
     [
         *((422, f"limit={n}") for n in ("0", "-1", "1e3", "nan", "9" * 30, "9" * 5_000)),
         *((422, f"from={t}") for t in ("1e400", "nan", "9999-12-31T23:59:60Z", "0000-00-00")),
-        *((200, f"to={t}") for t in ("0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00")),
+        *((200, f"to={t}") for t in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59%2B14:00")),
+        *((422, f"to={t}") for t in ("0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00")),
         *((200, f"actor={a}") for a in ("%ff", "%ed%a0%80", "'--", "a" * 256)),
         *((422, f"actor={a}") for a in ("%00", "a%0ab", "a" * 8_000)),
         *((400, f"cursor={c}") for c in ("%00", "%ff", "AAAA", "A" * 64, "%F0%9F%92%A5")),
@@ -330,18 +331,18 @@ async def test_queries_that_mean_harm_find_nothing_or_are_refused(
     assert (await target.client.get(f"/audit/events?{query}")).status_code == status
 
 
-BEYOND_TIME = [
-    "0001-01-01T00:00:00%2B14:00",
+FAR_AWAY = [
     "0001-01-01T00:00:00Z",
+    "0001-01-01T00:00:00-14:00",
     "1969-12-31T23:59:59Z",
-    "9999-12-31T23:59:59-14:00",
+    "9999-12-31T23:59:59Z",
 ]
 
 
 @pytest.mark.parametrize("path", ["/audit/overview", "/audit/export", "/audit/events"])
-async def test_no_span_of_time_is_beyond_us(target: Target, path: str) -> None:
-    spans = [f"from={a}&to={b}" for a in BEYOND_TIME for b in BEYOND_TIME]
-    spans += [f"{side}={moment}" for side in ("from", "to") for moment in BEYOND_TIME]
+async def test_no_span_of_time_is_too_far_away(target: Target, path: str) -> None:
+    spans = [f"from={a}&to={b}" for a in FAR_AWAY for b in FAR_AWAY]
+    spans += [f"{side}={moment}" for side in ("from", "to") for moment in FAR_AWAY]
 
     answers = [await target.client.get(f"{path}?{span}") for span in spans]
 
