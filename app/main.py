@@ -13,11 +13,11 @@ from starlette.staticfiles import StaticFiles
 
 from app import __version__
 from app.base.logs import configure_logging
+from app.housekeeping import housekeeping
 from app.minting.catalogue import Catalogue
 from app.runtime import (
     SANDBOX_PATH,
     Runtime,
-    housekeeping,
     installation_secret,
     open_runtime,
     sandbox_api_key,

@@ -1,19 +1,17 @@
 """What one process shares: builds the use cases and hands each what it needs."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import structlog
 from pydantic import SecretStr
 
 from app.audit.checkpoint_file import CheckpointFile
 from app.audit.checkpointing import Checkpoints
 from app.audit.checkpoints import Signer, Unreadable
-from app.audit.continuity import Continuity, RolledBack
+from app.audit.continuity import Continuity
 from app.audit.denials import Denials
 from app.audit.export import Exports
 from app.audit.log import Log, Scribe
@@ -59,7 +57,7 @@ from app.minting.model_watch import ModelWatch
 from app.minting.notices import Notices
 from app.minting.openai import OpenAI
 from app.minting.profiles import Profiles
-from app.minting.sweep import AT_ONCE, Sweep
+from app.minting.sweep import Sweep
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,9 +68,6 @@ SANDBOX_PATH = "/sandbox/v1"
 
 RESET_PAGE = "/reset"
 """Where a link to set a password leads."""
-
-HOUSEKEEPING_SECONDS = 5.0
-"""Between two rounds of what is done beside the requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,67 +419,6 @@ async def open_runtime(
             ),
             erasure=Erasure(database=database, log=log, passwords=passwords, clock=clock),
         )
-
-
-@asynccontextmanager
-async def housekeeping(
-    runtime: Runtime, *, pause_seconds: float = HOUSEKEEPING_SECONDS
-) -> AsyncIterator[None]:
-    """Settle what an earlier process left open, then sweep every few seconds until the end.
-
-    Args:
-        runtime: Whose attempts and refusals are looked after.
-        pause_seconds: Between two rounds.
-
-    Raises:
-        DatabaseFault: Another process serves this database, and only one may.
-    """
-    with suppress(RolledBack, AuditUnavailable):  # it has been said, and each write finds out
-        await runtime.continuity.look(runtime.database)
-    if runtime.database.claim_for_serving():
-        # What is open belongs to a process that is gone. A command that mints at this very moment
-        # finds its outcome taken, and drops its secret.
-        while await runtime.sweep.run(patience=timedelta(0)) == AT_ONCE:
-            pass
-    async with asyncio.TaskGroup() as tasks:
-        chores = [
-            tasks.create_task(_for_ever(chore, pause_seconds), name=name)
-            for name, chore in (
-                ("sweep", runtime.sweep.run),
-                ("denials", runtime.denials.settle),
-                ("sign-ins", runtime.sign_out.forget_expired),
-                ("key-uses", runtime.key_ring.note_uses),
-                ("key-warnings", runtime.key_ring.warn),
-                ("models", runtime.models.keep_up),
-                ("checkpoints", runtime.checkpoints.keep),
-                ("retention", runtime.retention.run),
-                ("roll-up", runtime.roll_up.catch_up),
-            )
-        ]
-        if runtime.issuers is not None:
-            fetching = _for_ever(runtime.issuers.refresh, pause_seconds, at_once=True)
-            chores.append(tasks.create_task(fetching, name="issuers"))
-        try:
-            yield
-        finally:
-            for chore in chores:
-                chore.cancel()
-    with suppress(AuditUnavailable):  # what came last is signed too
-        await runtime.checkpoints.keep(every_seconds=0)
-
-
-async def _for_ever(
-    chore: Callable[[], Awaitable[object]], pause_seconds: float, *, at_once: bool = False
-) -> None:
-    await asyncio.sleep(0 if at_once else pause_seconds)
-    while True:
-        try:
-            await chore()
-        except AuditUnavailable:
-            pass  # whoever noticed has said so
-        except Exception:  # noqa: BLE001 - the next round tries again; a database that is away comes back
-            structlog.get_logger(__name__).exception("housekeeping_failed")
-        await asyncio.sleep(pause_seconds)
 
 
 def issuers_of(settings: Settings, *, clock: Clock, metrics: Metrics) -> Issuers | None:

@@ -20,9 +20,10 @@ from app.audit.log import Scribe
 from app.base.db import DatabaseFault
 from app.base.errors import AuditUnavailable
 from app.base.sqlite import SqliteDatabase
+from app.housekeeping import housekeeping
 from app.identity.users import User
 from app.minting.profiles import Wish
-from app.runtime import Runtime, database_of, housekeeping, installation_secret, log_in
+from app.runtime import Runtime, database_of, installation_secret, log_in
 from app.settings import Settings
 from tests.clock import StandingClock
 from tests.conftest import caller_for, on_sqlite, played

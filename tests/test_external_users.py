@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from app.base.errors import NotFound, UserDisabled
+from app.housekeeping import housekeeping
 from app.identity.callers import Caller, Origin
 from app.identity.users import OPERATOR, User
 from app.main import create_app
 from app.minting.profiles import Wish
-from app.runtime import Runtime, housekeeping
+from app.runtime import Runtime
 from app.settings import Settings
 from tests.clock import StandingClock
 from tests.conftest import as_served, bearer_for, played

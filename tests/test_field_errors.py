@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 from starlette.testclient import TestClient
 
 from app.web.problems import install_problem_handlers
+from app.web.schema import NO_CONTROL_CHARACTERS
 
 
 class Strict(BaseModel):
@@ -31,6 +32,8 @@ class Wish(Strict):
     language: str | None = Field(default=None, min_length=2, max_length=5)
     variables: dict[str, str] = Field(default_factory=dict, max_length=2)
     inner: list[Inner] = []
+    word: str = Field(default="", pattern=NO_CONTROL_CHARACTERS)
+    number: str = Field(default="1", pattern="^[0-9]+$")
     loud: bool = False
     speed: float = 1
     since: AwareDatetime | None = None
@@ -107,6 +110,8 @@ def faults(client: TestClient, body: str | bytes) -> dict[str, str]:
         ('{"inner": [{}]}', "inner.0.deepName", "is required"),
         ('{"inner": [{"deepName": "x", "y": 1}]}', "inner.0.y", "is not a known field"),
         ('{"inner": {}}', "inner", "must be an array"),
+        ('{"word": "a\\tb"}', "word", "must have no control characters"),
+        ('{"number": "one"}', "number", "must match the pattern ^[0-9]+$"),
         ('{"loud": "perhaps"}', "loud", "must be true or false"),
         ('{"ttlSeconds": NaN}', "ttlSeconds", "must be a finite number"),
         ('{"since": "now"}', "since", "must be a time such as 2026-11-20T09:30:00Z"),
@@ -134,8 +139,8 @@ def test_each_fault_is_told_in_words_a_client_can_act_on(
 def test_an_unknown_field_is_named_together_with_the_known_ones(client: TestClient) -> None:
     assert faults(client, '{"voise": "marin"}') == {
         "voise": (
-            "is not a known field; known are ttlSeconds, voice, language, variables, inner, loud, "
-            "speed, since, ticket, even, risky"
+            "is not a known field; known are ttlSeconds, voice, language, variables, inner, "
+            "word, number, loud, speed, since, ticket, even, risky"
         )
     }
 

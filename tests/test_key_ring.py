@@ -11,9 +11,10 @@ import pytest
 
 from app.base.errors import Conflict, InvalidRequest, InvalidToken, NotFound
 from app.base.ids import new_id
+from app.housekeeping import housekeeping
 from app.identity.users import OPERATOR, User
 from app.main import create_app
-from app.runtime import Runtime, housekeeping
+from app.runtime import Runtime
 from app.settings import Settings
 from tests.clock import StandingClock
 from tests.conftest import START, as_served, bearer_for, caller_for, played

@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 
 from app.base.db import Database
 from app.base.errors import AuditUnavailable, UpstreamMisconfigured, UpstreamUnavailable
+from app.housekeeping import housekeeping
 from app.identity.users import OPERATOR, User
 from app.minting.listed_models import read_findings
 from app.minting.model_watch import SERVICE, ModelWatch
 from app.minting.profiles import Wish
-from app.runtime import Runtime, housekeeping, open_runtime
+from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from tests.clock import StandingClock
 from tests.conftest import START, caller_for, on_sqlite, played

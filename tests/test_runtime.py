@@ -3,8 +3,9 @@ import sqlalchemy as sa
 from app.audit.denials import ROWS_PER_MINUTE
 from app.audit.events import Event, Personal
 from app.base.db import Database
+from app.housekeeping import housekeeping
 from app.minting.mint import ACTION
-from app.runtime import Runtime, database_of, housekeeping
+from app.runtime import Runtime, database_of
 from app.settings import Settings
 from tests.clock import StandingClock
 from tests.conftest import on_postgresql, on_sqlite, played

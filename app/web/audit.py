@@ -22,7 +22,7 @@ from app.base.errors import FieldError, InvalidCursor, InvalidRequest, NotFound
 from app.base.ids import is_id
 from app.web.callers import Auditor, RuntimeDep
 from app.web.problems import EXAMPLE_REQUEST_ID, problem_responses
-from app.web.schema import Answer, Asked, Omissible, success
+from app.web.schema import NO_CONTROL_CHARACTERS, Answer, Asked, Omissible, success
 
 router = APIRouter(prefix="/audit", tags=["Audit"])
 
@@ -133,8 +133,7 @@ class EventView(Answer):
         return cls(seq=entry.seq, recorded_at=entry.recorded_at, row_hash=entry.row_hash, **members)
 
 
-Plain = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f]*$")]
-"""What can be looked up: PostgreSQL holds no NUL, and no row has control characters."""
+Plain = Annotated[str, StringConstraints(max_length=256, pattern=NO_CONTROL_CHARACTERS)]
 
 _DATE_AND_TIME = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII

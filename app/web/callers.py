@@ -153,6 +153,5 @@ def caller_with(
 AnyCaller = Annotated[Caller, Depends(caller_with(None))]
 MintingCaller = Annotated[Caller, Depends(caller_with("mint", confirmed=False))]
 ProfileCaller = Annotated[Caller, Depends(caller_with("mint"))]
-AdminCaller = Annotated[Caller, Depends(caller_with("admin"))]
 Auditor = Annotated[Caller, Depends(caller_with("audit:read"))]
 Admin = Annotated[Caller, Depends(caller_with("admin"))]

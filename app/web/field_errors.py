@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from app.base.errors import FieldError
 from app.base.ids import is_plain
+from app.web.schema import NO_CONTROL_CHARACTERS
 
 _MAX_ERRORS = 20  # a hostile body of 64 KiB can hold some 10,000 faults
 _MAX_DEPTH = 4
@@ -50,6 +51,9 @@ _REASONS = {
     "datetime_from_date_parsing": "must be a time such as 2026-11-20T09:30:00Z",
     "timezone_aware": "must say its time zone, such as 2026-11-20T09:30:00Z",
 }
+
+_PATTERNS = {NO_CONTROL_CHARACTERS: "must have no control characters"}
+"""In place of the pattern, where a sentence says it better."""
 
 
 def field_errors(
@@ -94,7 +98,10 @@ def _reason(fault: Mapping[str, Any]) -> str:
         # A sentence of our own validators, unless a library below them raised it.
         sentence = str(fault["ctx"]["error"])
         return "is not valid" if _quotes(sentence, fault["input"]) else sentence
-    return _REASONS.get(fault["type"], "is not valid").format_map(fault.get("ctx", {}))
+    context = fault.get("ctx", {})
+    if told := _PATTERNS.get(context.get("pattern")):
+        return told
+    return _REASONS.get(fault["type"], "is not valid").format_map(context)
 
 
 def _quotes(sentence: str, submitted: Any, *, depth: int = 0) -> bool:

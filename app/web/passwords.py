@@ -23,7 +23,7 @@ from app.identity.password_rules import MIN_LENGTH
 from app.identity.passwords import MAX_LENGTH
 from app.runtime import RESET_PAGE
 from app.web.auth import NO_STORE
-from app.web.callers import AdminCaller, AnyCaller, OriginDep, RuntimeDep
+from app.web.callers import Admin, AnyCaller, OriginDep, RuntimeDep
 from app.web.pages import page_templates
 from app.web.problems import problem_responses
 from app.web.schema import Answer, Asked, success
@@ -166,7 +166,7 @@ async def reset_password(
 )
 async def make_reset_link(
     user_id: Annotated[str, Path(alias="id", description="`usr_…`")],
-    caller: AdminCaller,
+    caller: Admin,
     runtime: RuntimeDep,
     response: Response,
 ) -> ResetLink:

@@ -30,6 +30,9 @@ class _NeverNull:
         return dict(described)
 
 
+NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f]*$"
+"""Pattern of what can be looked up: PostgreSQL holds no NUL, and no row has control characters."""
+
 T = TypeVar("T")
 
 Omissible = Annotated[T | None, _NeverNull()]

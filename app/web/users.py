@@ -22,11 +22,13 @@ from app.identity.users import LONGEST_EMAIL, Role
 from app.web.callers import Admin, RuntimeDep
 from app.web.passwords import ResetLink
 from app.web.problems import problem_responses
-from app.web.schema import Answer, Asked, Omissible, success
+from app.web.schema import NO_CONTROL_CHARACTERS, Answer, Asked, Omissible, success
 
 router = APIRouter(prefix="/admin/api/users", tags=["Users"])
 
-Searched = Annotated[str, StringConstraints(max_length=LONGEST_SEARCH, pattern=r"^[^\x00-\x1f]*$")]
+Searched = Annotated[
+    str, StringConstraints(max_length=LONGEST_SEARCH, pattern=NO_CONTROL_CHARACTERS)
+]
 
 
 class PersonView(Answer):
