@@ -18,7 +18,6 @@ text, the address or a proxy's password hangs below them as cause or context.
 
 import asyncio
 import ipaddress
-import json
 import re
 import ssl
 import time
@@ -33,6 +32,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from pydantic import SecretStr
+from pydantic_core import to_json
 
 from app.base.clock import Clock, system_clock
 from app.base.errors import (
@@ -228,7 +228,7 @@ class OpenAI:
         content: Mapping[str, Any] | None = None,
         limit_bytes: int,
     ) -> Answer:
-        body = json.dumps(content, separators=(",", ":")).encode() if content else b""
+        body = to_json(content) if content else b""
         request = httpx.Request(
             method,
             url,
