@@ -1,5 +1,5 @@
 # make run    start the service on http://127.0.0.1:8000 (needs Python 3.11 and make, nothing else)
-# make check  format, lint, types, import rule and the fast tests, in under a minute
+# make check  format, lint, types, import rule and the fast tests, in two minutes
 # make test   everything
 # make bench  what a mint costs, beside the server that people write; takes some minutes
 # make chaos  kill, crash and freeze everything under load, up to 100 times each; takes an hour
@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Two at a time, for many wait; the tests of one file together, for they share what they started.
+TESTS := $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: run check test bench chaos screenshots lock clean
 .DEFAULT_GOAL := run
@@ -23,12 +25,12 @@ check: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not outside and not slow" -q
+	$(TESTS) -q -m "not outside and not slow"
 
 test: check
 	$(BIN)/python -m tests.chromium
 	$(BIN)/python -m tests.clients.installed
-	$(BIN)/pytest -m "outside or slow"
+	$(TESTS) -m "outside or slow"
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.bench

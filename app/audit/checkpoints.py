@@ -45,6 +45,9 @@ FORMAT = "realtime-tokens/checkpoint/1"
 PURPOSE = "checkpoint-ed25519-1"
 """Names the key among those that are derived from the installation's secret."""
 
+UNKNOWN_KEY = "signed by a key that is not known here"
+"""What is wrong with a checkpoint of a stranger, or of the time before another ``SECRET_KEY``."""
+
 AT_ONCE = 100
 """Checkpoints that are looked through at once."""
 
@@ -233,7 +236,7 @@ class Authority:
         """Return why *checkpoint* is worth nothing; None when it is good."""
         key = self._keys.get(checkpoint.key)
         if key is None:
-            return f"signed by a key that is not known here ({checkpoint.key})"
+            return f"{UNKNOWN_KEY} ({checkpoint.key})"
         if not key.signed(checkpoint):
             return "not signed by the key that it names"
         if self._log is not None and checkpoint.log != self._log:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.audit.checkpoint_file import CheckpointFile
 from app.audit.checkpointing import Acceptance, Checkpoints
-from app.audit.checkpoints import PublicKey, Signer, Unreadable
+from app.audit.checkpoints import UNKNOWN_KEY, PublicKey, Signer, Unreadable
 from app.audit.continuity import Continuity
 from app.audit.log import Scribe
 from app.audit.segments import Exported, Exporter, FileVerification, new_file
@@ -51,6 +51,8 @@ def _fail_for(findings: Findings, *, rows: int) -> None:
     if unnamed := findings.count - len(findings.faults):
         out.print(f"and {unnamed} more")
     if findings.count:
+        if any(UNKNOWN_KEY in fault.what for fault in findings.faults):
+            out.print("If SECRET_KEY was another one then, name its public key too: --key FILE")
         faults = "1 fault" if findings.count == 1 else f"{findings.count} faults"
         fail(f"the log was tampered with: {faults} in {rows} rows")
 
