@@ -16,7 +16,6 @@ from app.cli import proof
 from app.cli.terminal import command_settings, fail, in_runtime, open_database, out
 from app.identity.users import OPERATOR
 from app.runtime import Runtime, end_users, installation_secret
-from app.web.audit import EventResponse, EventView
 
 commands = typer.Typer(help="Read the log and prove that nobody edited it.", no_args_is_help=True)
 commands.add_typer(proof.commands)
@@ -61,6 +60,8 @@ def list_events(
 @commands.command("trace")
 def trace_token() -> None:
     """Read a leaked token (ek_…) from stdin, and print the mint that it came from."""
+    from app.web.audit import EventResponse, EventView  # noqa: PLC0415 - see `app.cli.serving`
+
     value = SecretStr(sys.stdin.readline())
 
     async def find(runtime: Runtime) -> list[Entry]:

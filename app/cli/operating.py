@@ -14,7 +14,6 @@ from app.cli.terminal import command_settings, fail, found, out
 from app.identity.callers import Caller, Origin
 from app.identity.issuer_settings import read_issuers
 from app.identity.users import SCOPES
-from app.main import create_app
 from app.minting.catalogue import Catalogue
 from app.minting.profiles import Profiles, Wish
 from app.runtime import (
@@ -25,7 +24,6 @@ from app.runtime import (
     openai_client,
 )
 from app.settings import Settings
-from app.web.realtime import TokenResponse
 
 commands = typer.Typer()
 
@@ -119,6 +117,7 @@ def token(
     profile: Annotated[str, typer.Option(help="A session profile.")] = "default",
 ) -> None:
     """Mint a token for a user, as if they had asked; prints the service's answer."""
+    from app.web.realtime import TokenResponse  # noqa: PLC0415 - FastAPI takes a third of a second
 
     async def run() -> str:
         async with open_runtime(command_settings()) as runtime:
@@ -138,6 +137,8 @@ def token(
 @commands.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
+    from app.main import create_app  # noqa: PLC0415 - as in `token`
+
     typer.echo(json.dumps(create_app(command_settings()).openapi(), indent=2, ensure_ascii=False))
 
 
