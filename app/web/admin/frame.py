@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment
 from markupsafe import Markup
 
+from app.base.ids import is_id
 from app.identity.browser_sign_ins import Visitor
 from app.web.pages import page_templates
 
@@ -32,7 +33,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 
-_SHOWN_OF_AN_ID = 10  # characters: the prefix and a few that tell it from its neighbours
+_SHOWN_OF_AN_ID = 6  # digits from its end; it begins with its time, like its neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ def _templates(public_url: str) -> Environment:
     templates.filters["instant"] = _instant
     templates.filters["visible"] = visible
     templates.filters["short"] = _short
+    templates.filters["breakable"] = _breakable
     return templates
 
 
@@ -135,10 +137,17 @@ def _instant(at: datetime) -> Markup:
 
 
 def _short(text: str) -> Markup:
-    """Return the first characters of an id, and all of it for who points at it."""
-    if len(text) <= _SHOWN_OF_AN_ID + 1:
+    """Return both ends of an id, and all of it for who points at it; what is none stays whole."""
+    prefix, mark, _ = text.partition("_")
+    if not is_id(text, prefix):
         return Markup("<code>{}</code>").format(visible(text))
-    return Markup('<code title="{}">{}…</code>').format(visible(text), text[:_SHOWN_OF_AN_ID])
+    short = f"{prefix}{mark}…{text[-_SHOWN_OF_AN_ID:]}"
+    return Markup('<code title="{}">{}</code>').format(text, short)
+
+
+def _breakable(text: str) -> Markup:
+    """Return a code such as ``wrong_password`` that may go on in the next line between words."""
+    return Markup("_<wbr>").join(visible(text).split("_"))
 
 
 def visible(text: object) -> str:
