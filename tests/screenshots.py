@@ -24,7 +24,7 @@ from tests.service import Service, run_command, serving
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 ROWS = 20_000
 DAYS = 21
-WIDTH = 1200
+WIDTH = 1280
 ADMIN, DEMO = "admin@example.com", "demo@example.com"
 
 ACCOUNTS = ("reception", "kiosk", "sales", "training", "support", "lobby", "field", "lab")
