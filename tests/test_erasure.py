@@ -10,6 +10,7 @@ from app.audit.events import Event, Personal, audit_personal
 from app.base.errors import Conflict, NotFound
 from app.base.ids import new_id
 from app.base.sqlite import SqliteDatabase
+from app.identity import erasure
 from app.identity.callers import Origin
 from app.identity.users import OPERATOR, User
 from app.runtime import Runtime
@@ -72,6 +73,26 @@ async def test_a_person_is_erased_and_the_chain_is_whole(
     assert user.disabled_at is not None
     assert user.email == f"{alice.id.lower()}@erased.invalid"
     assert await runtime.users.find(alice.email) is None
+
+
+async def test_somebody_with_many_rows_is_erased_in_parts(
+    runtime: Runtime, alice: User, admin: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "LOOKED_THROUGH", 3)
+    monkeypatch.setattr(erasure, "AT_ONCE", 2)
+    tried = Personal(ip=ADDRESS, email=alice.email)
+    for _ in range(7):
+        await act(runtime, actor=alice.id)
+        await act(runtime, actor=admin.id)
+        await runtime.log.record([Event(action="test.act", outcome="denied", personal=tried)])
+
+    erased = await runtime.erasure.erase(alice.id, by="operator")
+
+    assert erased.rows == 14
+    assert (await left(runtime)).count(ADDRESS) == 7
+    told = await rows(runtime.database, action="personal_data.erase")
+    assert sum(row["count"] for row in told) == 14
+    assert all(row["count"] <= 2 for row in told)
 
 
 async def test_nobody_signs_in_as_somebody_erased(runtime: Runtime, alice: User) -> None:

@@ -22,6 +22,9 @@ from app.identity.users import OPERATOR, end_all_credentials, see_another_admin,
 AT_ONCE = 2_000
 """Rows whose personal data go in one transaction."""
 
+LOOKED_THROUGH = 20_000
+"""Rows that are looked up, or through, in one read."""
+
 _ERASE_USER, _ERASE_DATA = "user.erase", "personal_data.erase"
 
 NOWHERE = "erased.invalid"
@@ -80,12 +83,23 @@ class Erasure:
 
         await self._log.record([act(_ERASE_USER, user_id, by)], anonymise)
         rows = 0
-        while ids := await self._database.read(partial(_theirs, user_id=user_id, email=email)):
-            told = act(_ERASE_DATA, user_id, by, count=len(ids))
-            await self._log.record([told], partial(delete_personal, event_ids=ids))
-            rows += len(ids)
+        while ids := await self._database.read(partial(_rows_of, user_id=user_id)):
+            rows += await self._forget(ids, user_id, by)
+        # Whoever tried to sign in with their address need not have been known to be them.
+        after: str | None = ""
+        while email is not None and after is not None:
+            ids, after = await self._database.read(partial(_rows_with, email=email, after=after))
+            rows += await self._forget(ids, user_id, by)
         await self._database.scrub()
         return Erased(user_id, rows)
+
+    async def _forget(self, event_ids: Sequence[str], user_id: str, by: By) -> int:
+        """Delete the personal data of these rows; return of how many there are."""
+        for start in range(0, len(event_ids), AT_ONCE):
+            some = event_ids[start : start + AT_ONCE]
+            told = act(_ERASE_DATA, user_id, by, count=len(some))
+            await self._log.record([told], partial(delete_personal, event_ids=some))
+        return len(event_ids)
 
     def _anonymise(self, tx: sa.Connection, *, user_id: str, unknown: str) -> None:
         now = to_unix_microseconds(self._clock())
@@ -124,14 +138,23 @@ def _find(tx: sa.Connection, *, who: str) -> tuple[str, str | None]:
     raise NotFound("There is nobody of this name; see: realtime-tokens users list")
 
 
-def _theirs(tx: sa.Connection, *, user_id: str, email: str | None) -> Sequence[str]:
-    """Return the rows that still have personal data of theirs, as far as goes at once."""
+def _rows_of(tx: sa.Connection, *, user_id: str) -> Sequence[str]:
+    """Return rows by and about them that still have personal data, as far as goes at once."""
     events, personal = audit_events.c, audit_personal.c
     # The rows about the erasing have the address of whoever does it, and come with each round.
     about = (events.target == user_id) & events.action.not_in([_ERASE_USER, _ERASE_DATA])
     theirs = sa.select(events.event_id).where((events.actor == user_id) | about)
-    wanted: sa.ColumnElement[bool] = personal.event_id.in_(theirs)
-    if email is not None:
-        # Whoever tried to sign in with their address need not have been known to be them.
-        wanted |= personal.data.contains(f'"email":"{email}"', autoescape=True)
-    return tx.scalars(sa.select(personal.event_id).where(wanted).limit(AT_ONCE)).all()
+    wanted = sa.select(personal.event_id).where(personal.event_id.in_(theirs))
+    return tx.scalars(wanted.limit(LOOKED_THROUGH)).all()
+
+
+def _rows_with(tx: sa.Connection, *, email: str, after: str) -> tuple[Sequence[str], str | None]:
+    """Return the rows behind *after* that have this address, and how far was looked; None: all."""
+    c = audit_personal.c
+    some = sa.select(c.event_id).where(c.event_id > after).order_by(c.event_id)
+    last = tx.scalar(sa.select(sa.func.max(some.limit(LOOKED_THROUGH).subquery().c.event_id)))
+    if last is None:
+        return [], None
+    has_it = c.data.contains(f'"email":"{email}"', autoescape=True)
+    found = sa.select(c.event_id).where(c.event_id > after, c.event_id <= last, has_it)
+    return tx.scalars(found).all(), last
