@@ -86,7 +86,7 @@ async def test_in_the_sandbox_the_stand_in_is_asked(tmp_path: Path) -> None:
 
     assert "OpenAI, " in " ".join(line_of(printed, TRANSCRIBER))
     assert line_of(printed, "gpt-4o-mini-realtime-preview")[2] == "retired"
-    assert "last seen never" not in printed
+    assert "has not been read yet" not in printed
 
 
 def test_an_openai_that_is_away_ends_with_a_line_and_the_table_is_there_without(
@@ -102,4 +102,4 @@ def test_an_openai_that_is_away_ends_with_a_line_and_the_table_is_there_without(
     assert "Traceback" not in refused.stderr
     assert line_of(printed.stdout, MINI)[:3] == [MINI, "mini", "active"]
     assert "OpenAI's list of models could not be had (upstream_unavailable)" in printed.stdout
-    assert "OpenAI's list was last seen never" in printed.stdout
+    assert "OpenAI's list has not been read yet" in printed.stdout

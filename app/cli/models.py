@@ -50,7 +50,8 @@ def models(
         when = f"{notice.at:%Y-%m-%d} " if notice.code == "model_changed" else ""
         out.print(f"{notice.severity}: {when}{notice.detail}", soft_wrap=True)
     seen = overview.look.succeeded_at
-    out.print(f"OpenAI's list was last seen {f'{seen:%Y-%m-%d %H:%M} UTC' if seen else 'never'}")
+    read = f"was last read {seen:%Y-%m-%d %H:%M} UTC" if seen else "has not been read yet"
+    out.print(f"OpenAI's list {read}")
 
 
 def _cells(standing: ModelStanding) -> list[str]:
