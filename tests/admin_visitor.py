@@ -7,12 +7,14 @@ from html import unescape
 
 import httpx
 
+from app.identity.users import OPERATOR
 from app.main import create_app
 from app.runtime import Runtime
 from tests.conftest import PASSWORD, as_served
 
 HOME = "https://tokens.example.com"
 COOKIE = "__Host-realtime-tokens"
+AUDITOR = "auditor@example.com"
 
 
 class Browser(httpx.AsyncClient):
@@ -39,6 +41,17 @@ async def browser(
     )
     headers = {"Sec-Fetch-Site": "same-origin", "User-Agent": "pytest"}
     async with Browser(transport=transport, base_url=url, headers=headers) as client:
+        yield client
+
+
+@asynccontextmanager
+async def auditors_browser(runtime: Runtime) -> AsyncIterator[Browser]:
+    """Open a browser in which an auditor has signed in."""
+    await runtime.users.add(AUDITOR, role="auditor", password=PASSWORD, by=OPERATOR)
+    async with browser(runtime) as client:
+        signed_in = await client.sign_in(AUDITOR)
+        assert signed_in.status_code == 303
+        assert signed_in.headers["Location"] == "/admin"
         yield client
 
 

@@ -15,12 +15,11 @@ from app.identity.users import OPERATOR, User
 from app.runtime import Runtime
 from app.settings import Settings
 from app.web.export import COLUMNS
-from tests.admin_visitor import HOME, Browser, browser, text_of, token_in
-from tests.conftest import PASSWORD, bearer_for
+from tests.admin_visitor import AUDITOR, HOME, Browser, auditors_browser, text_of, token_in
+from tests.conftest import bearer_for
 from tests.log_rows import rows
 from tests.test_admin_pages import HOSTILE
 
-AUDITOR = "auditor@example.com"
 EXPORT = "/admin/log/export"
 
 
@@ -32,9 +31,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 async def page(runtime: Runtime) -> AsyncIterator[Browser]:
     """A browser in which an auditor is signed in."""
-    await runtime.users.add(AUDITOR, role="auditor", password=PASSWORD, by=OPERATOR)
-    async with browser(runtime) as client:
-        assert (await client.sign_in(AUDITOR)).status_code == 303
+    async with auditors_browser(runtime) as client:
         yield client
 
 

@@ -12,18 +12,17 @@ from pydantic import SecretStr
 from app.audit.events import Event
 from app.audit.overview import Bucket, Counts, Overview
 from app.audit.rollup import rolled_up
-from app.identity.users import OPERATOR, User
+from app.identity.users import User
 from app.runtime import Runtime
 from app.settings import Settings
 from app.web.admin.chart import MOST_TICKS, chart_of, stacked
-from tests.admin_visitor import HOME, Browser, browser, text_of
+from tests.admin_visitor import AUDITOR, HOME, Browser, auditors_browser, text_of
 from tests.clock import StandingClock
-from tests.conftest import PASSWORD, bearer_for, on_sqlite
+from tests.conftest import bearer_for, on_sqlite
 from tests.log_rows import rows
 from tests.test_admin_pages import HOSTILE
 from tests.test_error_pages import Page
 
-AUDITOR = "auditor@example.com"
 NOWHERE = "ek_canaryCANARYcanary0123456789abcdef"
 
 
@@ -35,9 +34,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 async def page(runtime: Runtime) -> AsyncIterator[Browser]:
     """A browser in which an auditor is signed in."""
-    await runtime.users.add(AUDITOR, role="auditor", password=PASSWORD, by=OPERATOR)
-    async with browser(runtime) as client:
-        assert (await client.sign_in(AUDITOR)).headers["Location"] == "/admin"
+    async with auditors_browser(runtime) as client:
         yield client
 
 

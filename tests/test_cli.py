@@ -409,6 +409,9 @@ def test_a_second_start_keeps_the_data_and_shows_no_password_again(tmp_path: Pat
         second = service.banner.removeprefix(first)
         assert "shown this once" not in second
         assert "curl -sS -X POST" in second
+        for path in ("/admin", "/docs", "/readyz"):
+            assert f"{service.url}{path}\n" in second
+            assert httpx.get(service.url + path, follow_redirects=True).status_code == 200
         service.sign_in("demo@example.com", password)
 
 

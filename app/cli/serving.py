@@ -87,7 +87,12 @@ async def _announce(runtime: Runtime) -> None:
     settings = runtime.settings
     url = settings.public_url
     lines = ["", f"  Realtime token service {__version__}", ""]
-    lines += [f"  API docs   {url}/docs", f"  Health     {url}/readyz", ""]
+    lines += [
+        f"  API docs   {url}/docs",
+        f"  Admin      {url}/admin",
+        f"  Health     {url}/readyz",
+        "",
+    ]
     if runtime.continuity.fault is not None:
         lines += [f"  NOTHING IS MINTED: {runtime.continuity.fault}", ""]
     elif settings.environment == "sandbox":
