@@ -225,6 +225,7 @@ async def open_runtime(
         database = database_of(settings)
         stack.push_async_callback(database.close)
         if not checked:
+            await database.reach()
             await database.check(environment=settings.environment)
         passwords = passwords or Passwords()
         stack.callback(passwords.close)

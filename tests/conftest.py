@@ -103,30 +103,34 @@ on_postgresql = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+def database_settings(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     """What the process is told that a whole module speaks to: each such module runs on both."""
     if request.param == "sqlite":
-        return {}
+        yield {}
+        return
     server: PostgresServer = request.getfixturevalue("postgres")
-    return {"DATABASE_URL": server.new_database()}
+    url = server.new_database()
+    yield {"DATABASE_URL": url}
+    server.drop_database(url)
 
 
 @pytest.fixture
-def settings(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Settings:
+def settings(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Iterator[Settings]:
     """Live settings on a migrated database; tests copy them with what else they need."""
-    url = None
-    if backend == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "service.db")
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = SecretStr(server.new_database(template="migrated"))
-    return Settings(
+    settings = Settings(
         _env_file=None,
         openai_api_key=SecretStr(CANARY_KEY),
         data_dir=tmp_path,
-        database_url=url,
         secret_key=SecretStr("0123456789abcdef" * 4),
     )
+    if backend == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "service.db")
+        yield settings
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.new_database(template="migrated")
+    yield settings.model_copy(update={"database_url": SecretStr(url)})
+    server.drop_database(url)
 
 
 @pytest.fixture

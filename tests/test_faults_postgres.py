@@ -5,7 +5,8 @@ lost, and minting comes back by itself.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import partial
 
 import httpx
 import pytest
@@ -170,6 +171,23 @@ async def test_a_server_that_is_far_away_slows_minting_down_and_no_more(
             await callers.next_token(within=BACK_SECONDS)
 
     assert callers.answers.keys() == {200}
+    await target.stage.check()
+
+
+async def test_a_start_has_more_patience_than_callers(target: PostgresTarget) -> None:
+    stack = ExitStack()
+    try:
+        async with frozen(target):
+            start = partial(stack.enter_context, target.stage.serving())
+            starting = asyncio.create_task(asyncio.to_thread(start))
+            await asyncio.sleep(4)  # it is at the database after one, and callers wait for one more
+        service = await starting
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            minted = await client.post("/realtime/token", headers=target.stage.headers)
+    finally:
+        await asyncio.to_thread(stack.close)
+
+    assert minted.status_code == 200
     await target.stage.check()
 
 

@@ -131,6 +131,13 @@ class Database(abc.ABC):
 
         await self.alter(lambda tx: command.downgrade(_config_on(tx), revision))
 
+    @abc.abstractmethod
+    async def reach(self) -> None:
+        """Connect for the first time, with more patience than a caller has.
+
+        Should it not come to that, `check` says why.
+        """
+
     async def check(self, *, environment: str) -> None:
         """See that the database is there, migrated, and of this *environment*.
 

@@ -22,6 +22,10 @@ OLDEST_POSTGRES = 13
 CONNECT_SECONDS = 1.0
 """Longest wait for a connection that answers; a server that is frozen is found out by then."""
 
+START_SECONDS = 10.0
+"""Longest wait for a connection when a process starts, and no caller waits for it. A server that
+has just been started itself, or a machine that is busy, takes longer than one that is at work."""
+
 STATEMENT_SECONDS = 5.0
 """Longest wait for an answer to one statement of a read; a server that hangs must not hang us."""
 
@@ -62,7 +66,8 @@ class PostgresDatabase(Database):
         self._connections: WeakSet[asyncpg.Connection[asyncpg.Record]] = WeakSet()
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self.connect,
+            # How long it may take is up to `_checked_out`.
+            async_creator=partial(self.connect, connect_seconds=START_SECONDS),
             pool_size=POOL,
             max_overflow=0,
             pool_timeout=CONNECT_SECONDS,
@@ -71,16 +76,20 @@ class PostgresDatabase(Database):
         )
 
     async def connect(
-        self, *, statement_seconds: float | None = STATEMENT_SECONDS
+        self,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        statement_seconds: float | None = STATEMENT_SECONDS,
     ) -> "asyncpg.Connection[asyncpg.Record]":
         """Open a connection that may write; its owner begins and ends transactions itself.
 
         Args:
+            connect_seconds: Longest wait for it.
             statement_seconds: Longest wait for an answer to one statement; None for any time.
         """
         connection = await asyncpg.connect(
             self._dsn,
-            timeout=CONNECT_SECONDS,
+            timeout=connect_seconds,
             command_timeout=statement_seconds,
             server_settings={
                 "application_name": "realtime-tokens",
@@ -125,6 +134,15 @@ class PostgresDatabase(Database):
         return isinstance(cause, _LOST)
 
     @override
+    async def reach(self) -> None:
+        try:
+            async with _checked_out(self._engine, seconds=START_SECONDS):
+                pass  # it stays in the pool, for `check` to begin with
+        except Exception as error:
+            if not self.is_away(error):
+                raise
+
+    @override
     async def check(self, *, environment: str) -> None:
         await super().check(environment=environment)
         version = await self.read(lambda tx: tx.dialect.server_version_info)
@@ -136,7 +154,9 @@ class PostgresDatabase(Database):
         # A migration may compute every row of the log anew, however many there are.
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=partial(self.connect, statement_seconds=None),
+            async_creator=partial(
+                self.connect, connect_seconds=START_SECONDS, statement_seconds=None
+            ),
             poolclass=sa.NullPool,
             hide_parameters=True,
         )
@@ -170,17 +190,19 @@ class PostgresDatabase(Database):
 
 
 @asynccontextmanager
-async def _checked_out(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def _checked_out(
+    engine: AsyncEngine, *, seconds: float = CONNECT_SECONDS
+) -> AsyncIterator[AsyncConnection]:
     """Take a connection that answers from the pool of *engine*.
 
     Raises:
-        TimeoutError: There was none within `CONNECT_SECONDS`.
+        TimeoutError: There was none within *seconds*.
     """
     connection = engine.connect()
     checkout = asyncio.ensure_future(connection.start())
     try:
         # No `asyncio.timeout`: it would wait while SQLAlchemy takes its leave of a frozen server.
-        done, _ = await asyncio.wait({checkout}, timeout=CONNECT_SECONDS)
+        done, _ = await asyncio.wait({checkout}, timeout=seconds)
         if not done:
             raise TimeoutError("the server does not answer")
         await checkout

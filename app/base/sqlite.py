@@ -143,6 +143,10 @@ class SqliteDatabase(Database):
         return isinstance(cause, OSError)
 
     @override
+    async def reach(self) -> None:
+        """Do nothing: a file is there or is not."""
+
+    @override
     async def check(self, *, environment: str) -> None:
         if not self.path.exists():
             raise DatabaseFault(f"{self.path} does not exist yet; run: realtime-tokens migrate")

@@ -43,6 +43,7 @@ async def open_database(
     """Open the database that the settings name, after a look at it."""
     database = database_of(settings)
     try:
+        await database.reach()
         await database.check(environment=settings.environment)
         yield database
     finally:
