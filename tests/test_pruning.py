@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from app.audit import chain
 from app.audit.checkpoints import audit_checkpoints
@@ -20,12 +21,18 @@ from app.audit.pruning import CannotPrune, Pruning
 from app.audit.retention import Retention, Terms
 from app.base.clock import to_unix_microseconds
 from app.base.db import Database
+from app.base.postgres import PostgresDatabase
 from app.runtime import Runtime
+from app.settings import Settings
 from tests.clock import StandingClock
+from tests.conftest import migrate, on_postgresql, played
+from tests.fakes import FakeOpenAI
 from tests.installation import Installation, installation_of, lines_of
 from tests.log_rows import rows
+from tests.postgres import postgres_server
 from tests.service import environment
 from tests.test_migrations import TRIGGERS, triggers
+from tests.waiting import until
 
 OLD = 30
 """Rows that are old enough to go."""
@@ -188,6 +195,21 @@ async def test_young_rows_stay(owner: Installation, clock: StandingClock, tmp_pa
     )
 
 
+async def test_the_last_row_stays_however_old_it_is(owner: Installation, tmp_path: Path) -> None:
+    owner.clock.advance(days=2)
+
+    [path] = await prune(owner, 35, tmp_path)
+
+    assert path.name == "audit-000000000001-000000000034.jsonl"
+    assert await seqs(owner.database) == [35, 36]
+    assert await owner.faults() == []
+    owner.clock.advance(days=2)
+    [path] = await prune(owner, 36, tmp_path)
+    assert path.name == "audit-000000000035-000000000035.jsonl"
+    assert await seqs(owner.database) == [36, 37]
+    assert await owner.faults() == []
+
+
 async def test_a_process_that_knows_a_row_which_was_pruned_goes_on(
     owner: Installation, tmp_path: Path
 ) -> None:
@@ -216,6 +238,43 @@ async def test_others_append_while_rows_are_taken_out(owner: Installation, tmp_p
     await prune(owner, 25, tmp_path)
 
     assert await owner.faults() == []
+
+
+@on_postgresql
+async def test_autovacuum_gives_way(
+    settings: Settings, clock: StandingClock, openai: FakeOpenAI, tmp_path: Path
+) -> None:
+    slow_and_soon = (
+        "ALTER TABLE audit_events SET (autovacuum_vacuum_insert_threshold = 20,"
+        " autovacuum_vacuum_insert_scale_factor = 0,"
+        " autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)"
+    )
+
+    def is_under_way(tx: sa.Connection) -> bool:
+        vacuumed = (
+            "SELECT relid FROM pg_stat_progress_vacuum WHERE relid = 'audit_events'::regclass"
+        )
+        return tx.exec_driver_sql(vacuumed).first() is not None
+
+    # So long a vacuum goes on while somebody waits for it: longer than who appends may wait.
+    with postgres_server(autovacuum_naptime="1s", deadlock_timeout="2s") as server:
+        url = server.new_database()
+        migrate(lambda: PostgresDatabase(url))
+        server.sql(url.rpartition("/")[2], slow_and_soon)
+        settings = settings.model_copy(update={"database_url": SecretStr(url)})
+        async with played(settings, clock=clock, openai=openai) as runtime:
+            owner = installation_of(runtime, clock)
+            await owner.append(300)
+            clock.advance(days=2)
+            await until(partial(runtime.database.read, is_under_way), seconds=60)
+            server.sql("postgres", "ALTER SYSTEM SET autovacuum_naptime = '1h'")  # no second one
+            server.sql("postgres", "SELECT pg_reload_conf()")
+
+            [path] = await prune(owner, 299, tmp_path)
+            remaining = await seqs(runtime.database)
+
+    assert path.exists()
+    assert remaining == [300, 301]
 
 
 KILLED = """

@@ -90,7 +90,7 @@ class Pruning:
         """Take out the rows up to *up_to*, segment by segment, and return what was.
 
         Args:
-            up_to: Seq of the last row to go.
+            up_to: Seq of the last row to go. The last row of all stays in any case.
             folder: Where the files go; made when it is not there.
             by: Who wants it.
             progress: Called for each segment.
@@ -103,6 +103,8 @@ class Pruning:
         youngest = to_unix_microseconds(self._clock()) - YOUNGEST_SECONDS * 1_000_000
         if up_to > await self._database.read(partial(last_before, at=youngest)):
             raise CannotPrune("rows of the last 24 hours stay in the log")
+        # However old the last row is, it stays: the next one goes on from it.
+        up_to = min(up_to, (await self._database.read(checkpoints.head_of)).seq - 1)
         await asyncio.to_thread(partial(folder.mkdir, parents=True, exist_ok=True))
         segments: list[Segment] = []
         while (segment := await self._prune_one(up_to, folder, by=by)) is not None:
@@ -117,6 +119,8 @@ class Pruning:
             return None
         path = folder / f"audit-{start.seq + 1:012}-{last:012}.jsonl"
         end = await self._export(path, start, last)
+        for _ in ("vacuum", "analyze"):  # which may wait behind it
+            await self._database.read(_await_vacuum)
         change = partial(self._take_out, start=start, end=end)
         event = Event(
             action="audit_log.prune",
@@ -190,6 +194,22 @@ class Pruning:
         newest = checkpoints.newest(tx, self._signer.public_key)
         at = max(to_unix_microseconds(self._clock()), newest.at + 1 if newest else 0)
         return self._signer.sign("pruned", checkpoints.log_name(tx), end, at=at)
+
+
+VACUUM_SECONDS = 4
+"""Longest wait for PostgreSQL to break off a vacuum of its own; it does after its
+``deadlock_timeout``, a second unless it is told otherwise."""
+
+
+def _await_vacuum(tx: sa.Connection) -> None:
+    """See that no vacuum of PostgreSQL's own is under way in the log.
+
+    It would have to be waited for when the trigger is switched off, and all who append would wait
+    behind that. In this mode nobody does, and it gives way all the same.
+    """
+    if tx.dialect.name == "postgresql":
+        tx.exec_driver_sql(f"SET LOCAL lock_timeout = '{VACUUM_SECONDS}s'")
+        tx.exec_driver_sql("LOCK TABLE audit_events IN SHARE UPDATE EXCLUSIVE MODE")
 
 
 _TRIGGER = "audit_events_no_delete"

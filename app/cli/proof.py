@@ -192,7 +192,8 @@ def prune_log(
 ) -> None:
     """Take old rows out of the log, into files that prove themselves; audit verify goes on behind.
 
-    Rows of the last 24 hours stay. On PostgreSQL the role has to own the tables.
+    Rows of the last 24 hours stay, and the last row of all. On PostgreSQL the role has to own the
+    tables.
     """
     at, seq = _before(before)
 
