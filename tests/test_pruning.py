@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from app.audit import chain
-from app.audit.checkpoints import audit_checkpoints
+from app.audit.checkpoints import Signer, audit_checkpoints
 from app.audit.continuity import Continuity
 from app.audit.events import Event, Personal, audit_events, audit_personal
 from app.audit.pruning import CannotPrune, Pruning
@@ -193,6 +193,55 @@ async def test_young_rows_stay(owner: Installation, clock: StandingClock, tmp_pa
         await owner.runtime.pruning.last_before(to_unix_microseconds(clock()) - 86_400_000_000)
         == OLD
     )
+
+
+async def test_another_secret_key_goes_on_behind_what_was_pruned(
+    owner: Installation,
+    settings: Settings,
+    clock: StandingClock,
+    openai: FakeOpenAI,
+    tmp_path: Path,
+) -> None:
+    await prune(owner, 12, tmp_path)
+    await owner.append(1)
+    await owner.checkpoint()
+    other = settings.model_copy(update={"secret_key": SecretStr("another secret of ours " * 2)})
+    async with played(other, clock=clock, openai=openai) as runtime:
+        after = installation_of(runtime, clock)
+        with pytest.raises(CannotPrune, match=r"rows up to 12 .* not signed .* accept-rollback"):
+            await prune(after, 25, tmp_path)
+
+        accepted = await runtime.checkpoints.accept_rollback("new key", by="operator")
+
+        assert accepted.pruned == 12
+        assert await after.faults() == []
+        assert after.faults_of_file(await after.export(tmp_path / "all.jsonl")) == []
+        [path] = await prune(after, 25, tmp_path)
+        assert path.name == "audit-000000000013-000000000025.jsonl"
+        await after.append(1)
+        await after.checkpoint()
+        assert await after.faults() == []
+
+
+async def test_a_mark_that_the_first_row_does_not_go_on_from_is_not_accepted(
+    owner: Installation, tmp_path: Path
+) -> None:
+    await prune(owner, 12, tmp_path)
+    [mark] = [one for one in await owner.runtime.checkpoints.page(limit=9) if one.kind == "pruned"]
+    stranger = Signer(b"a secret of somebody who has the database").sign(
+        "pruned", mark.log, chain.Head(14, bytes(32)), at=mark.at + 1_000
+    )
+
+    def take_out_more(tx: sa.Connection) -> None:
+        tx.execute(audit_events.delete().where(audit_events.c.seq <= 14))
+        tx.execute(audit_checkpoints.insert(), stranger.row)
+
+    await owner.attack(take_out_more)
+
+    accepted = await owner.runtime.checkpoints.accept_rollback("who knows", by="operator")
+
+    assert accepted.pruned == 0
+    assert (await owner.faults())[0].seq == 13
 
 
 async def test_the_last_row_stays_however_old_it_is(owner: Installation, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from app.audit.checkpoints import Authority, Checkpoint, Signer, audit_checkpoin
 from app.audit.continuity import Continuity, RolledBack
 from app.audit.events import Event
 from app.audit.log import Log
+from app.audit.stored import read_chunk
 from app.base.clock import Clock, to_unix_microseconds
 from app.base.db import Database
 
@@ -38,6 +39,7 @@ class Acceptance:
 
     head: chain.Head  # the last row that it has
     known: int  # the last row that anybody knew of
+    pruned: int  # rows up to here are gone, as another key had signed; 0 for none
 
 
 class Checkpoints:
@@ -126,6 +128,9 @@ class Checkpoints:
     async def accept_rollback(self, reason: str, *, by: str) -> Acceptance:
         """Say in the log that it is meant as it is, though rows that were known are gone.
 
+        Where only another key has signed that the log begins behind rows that were pruned, ours
+        does so from then on; else they would be missing after another ``SECRET_KEY``.
+
         The log of this process must not know of the rollback itself, or nothing is written.
 
         Args:
@@ -153,12 +158,19 @@ class Checkpoints:
             boundary_seq=head.seq,
             boundary_hash=head.row_hash.hex(),
         )
-        await self._log.record([event], lambda tx: self._insert(tx, accepted))
-        await asyncio.to_thread(
-            self._file.append,
-            partial(_missing, [accepted]),
-        )
-        return Acceptance(head, last.seq if last else head.seq)
+
+        def sign(tx: sa.Connection) -> Sequence[Checkpoint]:
+            signed = [accepted]
+            if pruned := _pruned_by_others(tx, self.public_key):
+                signed.append(self._signer.sign("pruned", log, pruned, at=at + 1))
+            for one in signed:
+                self._insert(tx, one)
+            return signed
+
+        signed = await self._log.record([event], sign)
+        await asyncio.to_thread(self._file.append, partial(_missing, signed))
+        pruned = signed[1].seq if len(signed) > 1 else 0
+        return Acceptance(head, last.seq if last else head.seq, pruned)
 
     async def newest(self) -> Checkpoint | None:
         """Return the checkpoint that was signed last, if there is one.
@@ -185,6 +197,24 @@ class Checkpoints:
     def public_key(self) -> checkpoints.PublicKey:
         """By which anybody can tell that a checkpoint is ours."""
         return self._signer.public_key
+
+
+def _pruned_by_others(tx: sa.Connection, key: checkpoints.PublicKey) -> chain.Head | None:
+    """Return the row behind which the log begins, where keys other than *key* alone have said so.
+
+    What they say is taken for true where the first row goes on from it.
+    """
+    first = read_chunk(tx).rows[:1]
+    ours = checkpoints.newest(tx, key, "pruned")
+    if not first or first[0].seq == 1 or (ours and ours.seq == first[0].seq - 1):
+        return None
+    c = audit_checkpoints.c
+    wanted = audit_checkpoints.select().where(c.kind == "pruned", c.seq == first[0].seq - 1)
+    log = checkpoints.log_name(tx)
+    for one in checkpoints.readable(tx.execute(wanted.order_by(c.at.desc())).all()):
+        if one.log == log and not list(chain.Walk(one.head).feed(first)):
+            return one.head
+    return None
 
 
 def _since(tx: sa.Connection, *, after: int) -> Sequence[sa.Row[Any]]:

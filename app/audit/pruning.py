@@ -134,9 +134,22 @@ class Pruning:
         return Segment(start.seq + 1, end.seq, path)
 
     def _start(self, tx: sa.Connection) -> chain.Head:
-        """Return the row behind which the log begins."""
+        """Return the row behind which the log begins.
+
+        Raises:
+            CannotPrune: Not our ``SECRET_KEY`` has signed which one that is.
+        """
         pruned = checkpoints.newest(tx, self._signer.public_key, "pruned")
-        return pruned.head if pruned else chain.BEGINNING
+        start = pruned.head if pruned else chain.BEGINNING
+        c = audit_checkpoints.c
+        marked = tx.scalar(sa.select(sa.func.max(c.seq)).where(c.kind == "pruned")) or 0
+        if marked > start.seq:
+            raise CannotPrune(
+                f"that rows up to {marked} were pruned is not signed with this SECRET_KEY; if it"
+                " was another one then, run first: realtime-tokens audit accept-rollback"
+                ' --reason "new SECRET_KEY"'
+            )
+        return start
 
     async def _export(self, path: Path, start: chain.Head, last: int) -> chain.Head:
         """Write the rows down, see that the file proves what it has to, and return the last."""

@@ -269,3 +269,8 @@ def accept_rollback(
 
     accepted = asyncio.run(run())
     out.print(f"the log goes on behind row {accepted.head.seq}; row {accepted.known} was known")
+    if accepted.pruned:
+        out.print(
+            f"it begins behind row {accepted.pruned}: what was before is pruned, as another key"
+            " had signed; this one does so too now"
+        )
