@@ -1,7 +1,7 @@
 # make run    start the service on http://127.0.0.1:8000 (needs Python 3.11 and make, nothing else)
 # make check  format, lint, types, import rule and the fast tests, in two minutes
 # make test   everything
-# make bench  what a mint costs, beside the server that people write; takes some minutes
+# make bench  what a mint costs, beside the servers that people write; takes a quarter of an hour
 # make chaos  kill, crash and freeze everything under load, up to 100 times each; takes an hour
 # make screenshots  take those of the README anew
 # make lock   write the hash-locked requirements anew

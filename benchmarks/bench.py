@@ -1,8 +1,9 @@
-"""What a mint costs: this service beside the bare FastAPI and httpx server that people write.
+"""What a mint costs: this service beside the bare servers that people write.
 
     make bench
 
-The service and the bare server take turns on one core, the load and the upstream share the other.
+One of those is FastAPI and httpx, the other Express and fetch. All three take turns on one core,
+the load and the upstream share the other.
 Everything is on loopback and stops by itself after some minutes. Only ratios within one run mean
 anything: absolute figures differ several times from machine to machine.
 """
@@ -32,6 +33,7 @@ from app.identity.passwords import Passwords
 from app.identity.users import OPERATOR, SCOPES
 from app.runtime import database_of, open_runtime
 from app.settings import Settings
+from tests.clients.installed import install_clients, node
 from tests.postgres import postgres_server
 from tests.service import free_port
 
@@ -44,6 +46,12 @@ CALLERS = (1, 16, 64, 256)
 DELAYS_MS = (0, 50, 200)
 SERVICE_CORE, LOAD_CORE = 0, 1
 SECRET = "benchmark-secret-" * 3
+COLUMNS = {
+    "per_second": ("mints/s", ".0f"),
+    "cpu_ms": ("CPU ms/mint", ".3f"),
+    "p50": ("p50 ms", ".1f"),
+    "p99": ("p99 ms", ".1f"),
+}
 
 
 @contextmanager
@@ -136,8 +144,8 @@ async def prepare(settings: Settings, tokens: Path) -> None:
 
 
 def compare(folder: Path, *, database_url: str | None, delay_ms: int) -> None:
-    """Measure both servers in turn and print a table."""
-    port, bare_port, upstream_port = free_port(), free_port(), free_port()
+    """Measure the servers in turn and print a table."""
+    port, upstream_port = free_port(), free_port()
     upstream = f"http://127.0.0.1:{upstream_port}/v1"
     environment = {
         "OPENAI_API_KEY": "sk-bench",
@@ -172,38 +180,34 @@ def compare(folder: Path, *, database_url: str | None, delay_ms: int) -> None:
             )
         )
         service = start(running([python, "-m", "app", "serve"], core=SERVICE_CORE, **environment))
-        bare = start(
-            running(
-                [python, str(HERE / "bare.py")],
-                core=SERVICE_CORE,
-                UPSTREAM_URL=upstream,
-                PORT=str(bare_port),
-            )
-        )
         wait_for(port, "/readyz")
-        wait_for(bare_port, "/docs")
-        table = Table("callers", "server", "mints/s", "CPU ms/mint", "p50 ms", "p99 ms", box=None)
+        servers = {"this service": (service, port)}
+        for name, command in {
+            "FastAPI, bare": [python, str(HERE / "bare.py")],
+            "Express, bare": [str(node()), str(HERE / "express.mjs")],
+        }.items():
+            other = {"UPSTREAM_URL": upstream, "PORT": str(free_port())}
+            servers[name] = start(running(command, core=SERVICE_CORE, **other)), int(other["PORT"])
+            wait_for(servers[name][1], "/docs")
+        table = Table("callers", "server", *(title for title, _ in COLUMNS.values()), box=None)
         for callers in CALLERS:
-            load(port, callers, WARM_UP_SECONDS, tokens)
-            load(bare_port, callers, WARM_UP_SECONDS, tokens)
-            ours, theirs = [], []
-            for _ in range(ROUNDS):
-                ours.append(measure(service, port, callers, tokens))
-                theirs.append(measure(bare, bare_port, callers, tokens))
-            for name, runs in (("this service", ours), ("bare", theirs)):
-                median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-                table.add_row(
-                    str(callers),
-                    name,
-                    f"{median['per_second']:.0f}",
-                    f"{median['cpu_ms']:.3f}",
-                    f"{median['p50']:.1f}",
-                    f"{median['p99']:.1f}",
+            for _, its_port in servers.values():
+                load(its_port, callers, WARM_UP_SECONDS, tokens)
+            runs = [
+                {name: measure(*server, callers, tokens) for name, server in servers.items()}
+                for _ in range(ROUNDS)
+            ]
+            for name in servers:
+                medians = [
+                    f"{statistics.median(run[name][key] for run in runs):{form}}"
+                    for key, (_, form) in COLUMNS.items()
+                ]
+                table.add_row(str(callers), name, *medians)
+            for name in list(servers)[1:]:
+                ratio = statistics.median(
+                    run["this service"]["per_second"] / run[name]["per_second"] for run in runs
                 )
-            ratio = statistics.median(
-                a["per_second"] / b["per_second"] for a, b in zip(ours, theirs, strict=True)
-            )
-            table.add_row("", "ratio", f"{ratio:.2f}", "", "", "")
+                table.add_row("", f"times {name}", f"{ratio:.2f}")
         kind = "PostgreSQL" if database_url else "SQLite"
         console = Console(width=100)
         console.print(
@@ -216,6 +220,7 @@ def compare(folder: Path, *, database_url: str | None, delay_ms: int) -> None:
 def main() -> None:
     """Compare on both databases, with each upstream; or those named, such as ``sqlite-0``."""
     only = sys.argv[1:]
+    install_clients()  # Express among them
     for delay_ms in DELAYS_MS:
         if not only or f"sqlite-{delay_ms}" in only:
             with tempfile.TemporaryDirectory() as folder:

@@ -111,6 +111,12 @@ async def fill(database: Database, rows: int) -> None:
             tx.execute(audit_checkpoints.insert(), signed)
 
         await database.alter(insert)
+    if isinstance(database, PostgresDatabase):
+        # It does so by itself, some minutes after so many rows. Until then the first who reads a
+        # row finds out that it was committed, and writes that down for the next.
+        connection = await database.connect(statement_seconds=None)
+        await connection.execute("VACUUM ANALYZE")
+        await connection.close()
 
 
 def peak() -> str:
