@@ -165,7 +165,7 @@ def create_app(
 
 
 async def _to_docs() -> RedirectResponse:
-    return RedirectResponse("/docs")
+    return RedirectResponse("docs")  # relative: PUBLIC_URL may have a path
 
 
 def _mount_sandbox(app: FastAPI, runtime: Runtime) -> None:

@@ -299,7 +299,21 @@ class Settings(BaseSettings):
             raise ValueError("must be a plain address without query, fragment or spaces")
         if "@" in value:
             raise ValueError("must not carry a user name or password")
+        try:
+            parts = urlsplit(value)
+            has_host = bool(parts.hostname) and parts.port != 0  # reading the port checks it
+        except ValueError:
+            has_host = False
+        if value and not has_host:
+            raise ValueError("must name a host, and a port of 1 to 65535 if any")
         return value.rstrip("/")
+
+    @field_validator("openai_org_id", "openai_project_id")
+    @classmethod
+    def _goes_into_a_header(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[!-~]+", value):
+            raise ValueError("must have ASCII characters without spaces alone")
+        return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -327,13 +341,20 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{origin!r} is not an exact origin such as https://app.example.com"
                 )
+            # As browsers write it (RFC 6454 section 6.2): they compare letter by letter.
+            if rest != rest.lower() or rest.endswith({"http": ":80", "https": ":443"}[scheme]):
+                raise ValueError(
+                    f"{origin!r} is not as browsers send it: in lower case, without a usual port"
+                )
         return value
 
     @model_validator(mode="before")
     @classmethod
     def _public_url_from_port(cls, data: dict[str, Any]) -> dict[str, Any]:
         if not data.get("public_url"):
-            data["public_url"] = f"http://127.0.0.1:{data.get('port') or 8000}"
+            port = str(data.get("port") or 8000)
+            known = port.isdecimal() and 0 < int(port) < 65_536  # else that has the fault, not this
+            data["public_url"] = f"http://127.0.0.1:{port if known else 8000}"
         return data
 
 

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -231,6 +232,13 @@ async def test_signing_out_ends_this_sign_in_and_no_other(page: Browser, runtime
 
         await other.act("/admin/account", "/admin/sign-out-everywhere")
         assert led_to_sign_in(await other.get("/admin/log"))
+
+
+async def test_a_long_address_leads_to_the_sign_in_too(page: Browser) -> None:
+    answer = await page.get("/admin/sign-in?next=" + quote("/admin/log?actor=" + "%E2%82%AC" * 400))
+
+    assert answer.status_code == 200
+    assert 'name="password"' in answer.text
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,10 @@ def test_users_are_managed_beside_a_running_service(service: Service) -> None:
     headers = service.sign_in("ada@example.com", PASSWORD)
     assert httpx.post(f"{service.url}/realtime/token", headers=headers).status_code == 200
 
-    assert service.run("users", "disable", "ada@example.com").returncode == 0
+    ada = service.run("users", "disable", "ada@example.com")
+    assert ada.returncode == 0
+    again = service.run("users", "disable", ada.stdout.split()[0])  # as logs and lists name her
+    assert (again.returncode, again.stdout) == (0, ada.stdout)
 
     refused = httpx.post(f"{service.url}/realtime/token", headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (403, "user_disabled")

@@ -551,3 +551,60 @@ async def test_a_checkpoint_of_another_log_is_none_of_this_one(owner: Installati
 
     [fault] = await owner.faults()
     assert "of the log of another installation" in fault.what
+
+
+async def test_a_clock_that_was_ahead_keeps_nothing_from_being_signed(
+    owner: Installation, clock: StandingClock
+) -> None:
+    clock.advance(days=365)
+    await owner.append(1)
+    await owner.checkpoint()
+    clock.advance(days=-365)
+    await owner.append(1)
+
+    await owner.runtime.checkpoints.keep()
+
+    last = owner.file.last()
+    assert last is not None
+    assert last.seq == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"checkpoint":"x","signature":"é"}',
+        '{"checkpoint":' + "9" * 5_000 + "}",
+        '{"checkpoint":"x","signature":"AA"}',
+        "[" * 100_000,
+        "",
+    ],
+    ids=["signature", "number", "no Base64", "nested", "blank"],
+)
+async def test_an_odd_line_of_the_file_is_named_and_ends_no_verification(
+    owner: Installation, line: str
+) -> None:
+    await owner.append(1)
+    await owner.checkpoint()
+    path = owner.file.path
+    path.write_text(line + "\n" + path.read_text(), encoding="utf-8")
+
+    assert "line 1 of" in (await owner.faults())[0].what
+
+
+async def test_a_line_that_was_never_finished_is_no_fault(owner: Installation) -> None:
+    await owner.append(1)
+    await owner.checkpoint()
+    with owner.file.path.open("ab") as file:
+        file.write(b'{"checkpoint":"{')
+
+    assert await owner.faults() == []
+    assert owner.file.last() == await owner.newest()
+
+
+async def test_a_blank_line_at_the_end_of_the_file_hides_nothing(owner: Installation) -> None:
+    await owner.append(1)
+    await owner.checkpoint()
+    with owner.file.path.open("ab") as file:
+        file.write(b"\n")
+
+    assert owner.file.last() == await owner.newest()

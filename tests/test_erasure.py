@@ -7,11 +7,12 @@ import pytest
 import sqlalchemy as sa
 
 from app.audit.events import Event, Personal, audit_personal
-from app.base.errors import Conflict, NotFound
+from app.base.errors import AuditUnavailable, Conflict, NotFound
 from app.base.ids import new_id
 from app.base.sqlite import SqliteDatabase
 from app.identity import erasure
 from app.identity.callers import Origin
+from app.identity.erased import is_erased
 from app.identity.users import OPERATOR, User
 from app.runtime import Runtime
 from tests.clock import StandingClock
@@ -212,3 +213,63 @@ async def test_what_was_erased_is_not_in_the_file_either(runtime: Runtime, alice
     found = b"".join(file.read_bytes() for file in files if file.exists())
     assert ADDRESS.encode() not in found
     assert alice.email.encode() not in found
+
+
+async def test_nobody_lets_an_erased_person_back_in(runtime: Runtime, alice: User) -> None:
+    await runtime.erasure.erase(alice.id, by="operator")
+    before = len(await rows(runtime.database))
+
+    with pytest.raises(Conflict, match="erased, for good"):
+        await runtime.directory.enable(alice.id, by="operator")
+    with pytest.raises(Conflict, match="erased, for good"):
+        await runtime.password_changes.make_link(alice.id, by="operator")
+
+    user = await runtime.users.get(alice.id)
+    assert user is not None
+    assert user.disabled_at is not None
+    assert len(await rows(runtime.database)) == before
+
+
+async def test_nobody_lets_an_erased_external_user_back_in(runtime: Runtime) -> None:
+    known = await runtime.external_users.id_of(
+        "https://issuer.example.com", "ada", credential="jti", request_id=None, personal=Personal()
+    )
+    await runtime.erasure.erase(known, by="operator")
+
+    with pytest.raises(Conflict, match="erased, for good"):
+        await runtime.directory.enable(known, by="operator")
+
+
+async def test_a_name_that_only_looks_like_it_is_not_that_of_an_erased_person(
+    alice: User, admin: User
+) -> None:
+    assert is_erased(alice.id, f"{alice.id.lower()}@erased.invalid")
+    assert is_erased(alice.id, f"erased:{alice.id}")
+    for name in (f"{admin.id.lower()}@erased.invalid", "erased:mallory", "bob@erased.invalid"):
+        assert not is_erased(alice.id, name)
+
+
+async def test_an_erasing_that_was_interrupted_is_finished_by_the_same_words(
+    runtime: Runtime, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = Personal(ip=ADDRESS, email=alice.email)
+    await act(runtime, actor=alice.id)
+    await runtime.log.record([Event(action="test.act", outcome="denied", personal=tried)])
+
+    async def away(*_: object) -> None:
+        raise AuditUnavailable(retry_after_seconds=2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.erasure, "_forget", away)
+        with pytest.raises(AuditUnavailable):
+            await runtime.erasure.erase(alice.email, by="operator")
+    user = await runtime.users.get(alice.id)
+    assert user is not None
+    assert user.disabled_at is not None
+    assert ADDRESS in await left(runtime)
+
+    erased = await runtime.erasure.erase(alice.email, by="operator")
+
+    assert erased.rows == 2
+    assert ADDRESS not in await left(runtime)
+    assert await runtime.users.find(alice.email) is None

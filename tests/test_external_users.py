@@ -273,3 +273,13 @@ async def test_keys_are_fetched_at_start_without_holding_it_up(
             await asked.wait()
 
     assert provider.fetches == 1
+
+
+async def test_their_password_is_changed_where_it_is(runtime: Runtime, provider: Provider) -> None:
+    change = {"currentPassword": "whatever it is there", "newPassword": "another one, and long"}
+
+    async with client_of(runtime, provider.token()) as client:
+        answer = await client.post("/auth/password", json=change)
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert "identity provider" in answer.json()["detail"]

@@ -127,3 +127,13 @@ async def test_a_question_that_cannot_be_read_is_refused_without_repeating_it(
     printed = capfd.readouterr()
     assert "canary" not in printed.out + printed.err
     assert await rows(runtime.database, action="client_secret.look_up") == []
+
+
+async def test_what_is_no_text_is_not_found_either(
+    client: httpx.AsyncClient, runtime: Runtime, admin: User
+) -> None:
+    headers = {**await bearer_for(runtime, admin), "Content-Type": "application/json"}
+
+    answer = await client.post(PATH, headers=headers, content=b'{"token": "ek_\\udfff"}')
+
+    assert answer.status_code == 404

@@ -25,7 +25,7 @@ from app.base.postgres import PostgresDatabase
 from app.runtime import Runtime
 from app.settings import Settings
 from tests.clock import StandingClock
-from tests.conftest import migrate, on_postgresql, played
+from tests.conftest import migrate, on_postgresql, on_sqlite, played
 from tests.fakes import FakeOpenAI
 from tests.installation import Installation, installation_of, lines_of
 from tests.log_rows import rows
@@ -441,3 +441,80 @@ async def test_rows_about_nobody_are_no_trouble(owner: Installation) -> None:
     await owner.runtime.log.record([Event(action="test.act", outcome="done", personal=Personal())])
 
     assert await owner.faults() == []
+
+
+async def test_a_clock_that_was_behind_for_a_while_makes_no_row_older(
+    owner: Installation, clock: StandingClock, tmp_path: Path
+) -> None:
+    clock.advance(days=-2_000)
+    await owner.append(20)
+    clock.advance(days=2_000)
+    await owner.append(60)
+
+    for terms in (
+        Terms(personal_days=1, days=None, archive=tmp_path),
+        Terms(personal_days=None, days=1, archive=tmp_path),
+    ):
+        await retention_of(owner, terms).run()
+
+    assert (await seqs(owner.database))[0] == OLD + 1
+    assert (await counts(owner.database))[1] == 85
+
+
+async def test_a_row_of_the_future_keeps_nothing_from_going(
+    owner: Installation, clock: StandingClock, tmp_path: Path
+) -> None:
+    clock.advance(days=365)
+    await owner.append(1)
+    clock.advance(days=-360)
+    await owner.append(1)
+
+    await retention_of(owner, Terms(personal_days=None, days=1, archive=tmp_path)).run()
+
+    assert (await seqs(owner.database))[0] == 37
+
+
+async def test_retention_goes_on_after_a_clock_was_put_right(
+    owner: Installation, clock: StandingClock, tmp_path: Path
+) -> None:
+    retention = retention_of(owner, Terms(personal_days=None, days=1, archive=tmp_path))
+    clock.advance(days=3_650)
+    await retention.run()
+    clock.advance(days=-3_640)
+    await owner.append(1)
+    clock.advance(days=2)
+    await owner.append(1)
+
+    await retention.run()
+
+    assert await seqs(owner.database) == [38, 39]
+
+
+@on_sqlite
+async def test_nothing_of_what_was_pruned_is_left_in_the_file(
+    owner: Installation, tmp_path: Path
+) -> None:
+    secret = Personal(ip="198.51.100.77")
+    for _ in range(60):
+        await owner.runtime.log.record([Event(action="test.act", outcome="done", personal=secret)])
+    owner.clock.advance(days=2)
+    await owner.append(1)
+
+    await prune(owner, 95, tmp_path)
+
+    folder = owner.runtime.settings.data_dir
+    written = b"".join(path.read_bytes() for path in folder.glob("service.db*"))
+    assert b"192.0.2.1" in written
+    assert b"198.51.100.77" not in written
+
+
+async def test_the_file_of_checkpoints_does_not_end_with_what_is_gone(
+    owner: Installation, tmp_path: Path
+) -> None:
+    await prune(owner, 12, tmp_path)
+
+    await owner.runtime.checkpoints.keep()
+
+    last = owner.file.last()
+    assert last is not None
+    assert (last.kind, last.seq) == ("checkpoint", 36)

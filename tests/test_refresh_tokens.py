@@ -311,12 +311,14 @@ async def test_after_30_days_the_password_is_needed_again_however_busy_the_sign_
     clock.advance(days=10, minutes=-5)
     granted = await refresh(runtime, granted.refresh_token)
     assert granted.refresh_expires_in == 300
+    assert granted.expires_in == 300  # an access token does not promise more than that
     caller = await caller_of(runtime, granted)
     await runtime.callers.confirm(caller)
 
     clock.advance(minutes=5)
 
-    caller = await caller_of(runtime, granted)  # the access token by itself is still good
+    with pytest.raises(InvalidToken, match="expired"):
+        await caller_of(runtime, granted)
     with pytest.raises(InvalidToken):
         await runtime.callers.confirm(caller)
     with pytest.raises(InvalidToken):

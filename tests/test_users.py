@@ -72,3 +72,14 @@ async def test_nobody_is_changed_by_a_wrong_address(runtime: Runtime, alice: Use
         await runtime.users.disable("bob@example.com", by=OPERATOR)
 
     assert [user.disabled_at for user in await runtime.users.all()] == [None]
+
+
+async def test_a_role_is_given_by_id_and_to_accounts_alone(runtime: Runtime, alice: User) -> None:
+    for nobody in (alice.email, "usr_" + "0" * 26, "\x00"):
+        with pytest.raises(NotFound, match="No account has this id"):
+            await runtime.directory.set_role(nobody, "admin", by=OPERATOR)
+
+    user = await runtime.users.get(alice.id)
+    assert user is not None
+    assert user.role == "user"
+    assert (await runtime.directory.set_role(alice.id, "auditor", by=OPERATOR)).role == "auditor"

@@ -36,7 +36,7 @@ class CheckpointFile:
                 whole, _, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:
             return None
-        _, _, line = whole.rpartition(b"\n")
+        _, _, line = whole.rstrip().rpartition(b"\n")
         return Checkpoint.read_line(line) if line else None
 
     def append(self, missing: Callable[[Checkpoint | None], Iterable[Checkpoint]]) -> None:
@@ -85,7 +85,7 @@ class CheckpointFile:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 size -= len(line)
-                if size < 0:
+                if size < 0 or not line.endswith(b"\n"):  # a power cut left that unfinished
                     return
                 try:
                     yield number, Checkpoint.read_line(line)

@@ -86,7 +86,13 @@ class Checkpoints:
         newest = await self.newest()
         now = to_unix_microseconds(self._clock())
         new = head.seq - newest.seq if newest else head.seq
-        waited = now - newest.at >= every_seconds * 1_000_000 if newest else True
+        # A mark speaks of a row that is gone, so what the file ends with is not left to be one; and
+        # a clock that was ahead, and was put right, keeps nothing from being signed.
+        waited = (
+            newest is None
+            or newest.kind == "pruned"
+            or not 0 <= now - newest.at < every_seconds * 1_000_000
+        )
         if new >= EVERY_ROWS or (new > 0 and waited):
             with suppress(_NothingNew):
                 await self._log.record([], partial(self._sign_head, now=now))
@@ -147,7 +153,7 @@ class Checkpoints:
             lambda tx: (checkpoints.head_of(tx), checkpoints.log_name(tx))
         )
         newest = await self.newest()
-        earlier = [one.at + 1 for one in (last, newest) if one is not None]
+        earlier = [one.at + 2 for one in (last, newest) if one is not None]
         at = max([to_unix_microseconds(self._clock()), *earlier])
         accepted = self._signer.sign("accepted", log, head, at=at)
         event = Event(
@@ -162,14 +168,15 @@ class Checkpoints:
         def sign(tx: sa.Connection) -> Sequence[Checkpoint]:
             signed = [accepted]
             if pruned := _pruned_by_others(tx, self.public_key):
-                signed.append(self._signer.sign("pruned", log, pruned, at=at + 1))
+                # Before the acceptance, for the last line of the file should tell of a row that is.
+                signed.insert(0, self._signer.sign("pruned", log, pruned, at=at - 1))
             for one in signed:
                 self._insert(tx, one)
             return signed
 
         signed = await self._log.record([event], sign)
         await asyncio.to_thread(self._file.append, partial(_missing, signed))
-        pruned = signed[1].seq if len(signed) > 1 else 0
+        pruned = signed[0].seq if len(signed) > 1 else 0
         return Acceptance(head, last.seq if last else head.seq, pruned)
 
     async def newest(self) -> Checkpoint | None:

@@ -13,7 +13,6 @@ exported    the rows of a file begin behind this one, or end with it
 """
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -138,10 +137,12 @@ class Checkpoint:
             members = json.loads(line)
             signature = base64.b64decode(members["signature"], validate=True)
             return cls.read(members["checkpoint"], signature)
-        except (TypeError, KeyError, RecursionError, UnicodeDecodeError, binascii.Error):
-            raise Unreadable("is no checkpoint") from None
         except json.JSONDecodeError:
             raise Unreadable("is not JSON") from None
+        except Unreadable:
+            raise
+        except (TypeError, KeyError, RecursionError, ValueError):  # Base64, UTF-8, long numbers
+            raise Unreadable("is no checkpoint") from None
 
     @property
     def line(self) -> str:

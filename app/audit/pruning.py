@@ -74,10 +74,10 @@ class Pruning:
         Raises:
             CannotPrune: So young a row stays.
         """
-        youngest = to_unix_microseconds(self._clock()) - YOUNGEST_SECONDS * 1_000_000
-        if at > youngest:
+        now = to_unix_microseconds(self._clock())
+        if at > now - YOUNGEST_SECONDS * 1_000_000:
             raise CannotPrune("rows of the last 24 hours stay in the log")
-        return await self._database.read(partial(last_before, at=at))
+        return await self._database.read(partial(last_before, at=at, now=now))
 
     async def run(
         self,
@@ -100,8 +100,9 @@ class Pruning:
             AuditUnavailable: The database is away. What was pruned before stays pruned.
             OSError: A file cannot be written.
         """
-        youngest = to_unix_microseconds(self._clock()) - YOUNGEST_SECONDS * 1_000_000
-        if up_to > await self._database.read(partial(last_before, at=youngest)):
+        now = to_unix_microseconds(self._clock())
+        youngest = now - YOUNGEST_SECONDS * 1_000_000
+        if up_to > await self._database.read(partial(last_before, at=youngest, now=now)):
             raise CannotPrune("rows of the last 24 hours stay in the log")
         # However old the last row is, it stays: the next one goes on from it.
         up_to = min(up_to, (await self._database.read(checkpoints.head_of)).seq - 1)
@@ -110,6 +111,8 @@ class Pruning:
         while (segment := await self._prune_one(up_to, folder, by=by)) is not None:
             segments.append(segment)
             progress(segment)
+        if segments:
+            await self._database.scrub()  # personal data went with the rows
         return segments
 
     async def _prune_one(self, up_to: int, folder: Path, *, by: str) -> Segment | None:

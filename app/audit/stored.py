@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from app.audit import chain
 from app.audit.checkpoints import audit_checkpoints
 from app.audit.events import audit_events, audit_personal
+from app.audit.rollup import seqs_between
+from app.base.clock import from_unix_microseconds
 
 CHUNK = 1_000
 """Rows that are read at once; memory stays constant whatever the length of the log."""
@@ -75,21 +77,20 @@ def _said(tx: sa.Connection, begin: int, end: int) -> Sequence[sa.Row[Any]]:
     return tx.execute(wanted.order_by(c.seq, c.at)).all()
 
 
-def last_before(tx: sa.Connection, at: int) -> int:
-    """Return the seq of the last row that was recorded before *at*, in Unix µs; 0 for none.
+def last_before(tx: sa.Connection, at: int, *, now: int) -> int:
+    """Return the seq of the row before the first that was recorded since *at*; 0 for none.
 
-    The log is in order of time but for clocks that were set back, so it is found by halving.
+    Clocks are set right now and then. A row that was recorded with a date behind others of before
+    ends nothing, nor does one of the future; what comes behind a young row stays with that.
+
+    Args:
+        tx: A read.
+        at: Unix µs.
+        now: Unix µs.
     """
     c = audit_events.c
-    first, last = tx.execute(sa.select(sa.func.min(c.seq), sa.func.max(c.seq))).one()
-    if first is None:
-        return 0
-    low, high = int(first) - 1, int(last) + 1  # the row at low is older, that at high is not
-    while high - low > 1:
-        middle = (low + high) // 2
-        recorded_at = tx.scalar(sa.select(c.recorded_at).where(c.seq == middle))
-        if recorded_at is not None and recorded_at < at:
-            low = middle
-        else:
-            high = middle
-    return low
+    begin, _ = seqs_between(tx, from_unix_microseconds(at), None)
+    young = sa.select(sa.func.min(c.seq)).where(c.seq >= begin, c.recorded_at.between(at, now))
+    if (first := tx.scalar(young)) is None:
+        first = (tx.scalar(sa.select(sa.func.max(c.seq))) or 0) + 1
+    return int(first) - 1

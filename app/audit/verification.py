@@ -180,7 +180,8 @@ class Verification:
         return accepted, newest.at if newest and authority.fault(newest) is None else 0
 
     def _bounds(self, tx: sa.Connection, *, accepted: int, newest: int) -> Bounds:
-        start = chain.BEGINNING
+        # Before the mark is looked for: what is pruned meanwhile is found out by that.
+        start, pruned = chain.BEGINNING, _pruned(tx)
         for key in self._keys:
             if one := checkpoints.newest(tx, key):
                 newest = max(newest, one.at)
@@ -192,7 +193,7 @@ class Verification:
             log=checkpoints.log_name(tx),
             start=start,
             end=checkpoints.head_of(tx).seq,  # read last: all that was spoken of is there by now
-            pruned=_pruned(tx),
+            pruned=pruned,
             since=accepted,
             until=newest,
         )

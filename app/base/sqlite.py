@@ -112,6 +112,9 @@ class SqliteDatabase(Database):
         connection.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
         # In pages of 4 KiB. Rows of a busy minute share pages, so rarer checkpoints copy less.
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        # What was erased, or pruned, is overwritten in the file. Always: a page that was freed
+        # without it would keep what a later deletion cannot reach.
+        connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA recursive_triggers = ON")  # REPLACE meets the DELETE trigger
         return connection

@@ -125,7 +125,7 @@ async def _announce_sandbox(runtime: Runtime) -> list[str]:
             lines.append(f"    {email:<18} {password}")
         lines.append("")
     demo = await runtime.users.find("demo@example.com")
-    if demo is not None and demo.disabled_at is None:
+    if demo is not None and demo.disabled_at is None and "mint" in SCOPES[demo.role]:
         granted = await runtime.sign_in.begin(demo, SCOPES[demo.role], Origin())
         bearer = f"Bearer {granted.access_token}"
         lines += [

@@ -64,11 +64,12 @@ def list_users() -> None:
 
 
 async def _switch(runtime: Runtime, who: str, *, on: bool) -> User | ExternalUser:
-    holder = runtime.external_users if is_id(who, "usr") else runtime.users
+    external = await runtime.external_users.get(who) if is_id(who, "usr") else None
+    holder = runtime.users if external is None else runtime.external_users
     return await (holder.enable if on else holder.disable)(who, by=OPERATOR)
 
 
-Who = Annotated[str, typer.Argument(help="An address; the usr_… of an external issuer's user.")]
+Who = Annotated[str, typer.Argument(help="An address, or the usr_… of a user.")]
 
 
 @commands.command("disable")

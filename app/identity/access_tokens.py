@@ -91,16 +91,21 @@ class AccessTokens:
         """Tell whether *token* claims to be one of ours, and `verify` is who decides about it."""
         return token.partition(".")[0] in self._keys
 
-    def issue(self, *, user_id: str, scope: str, sign_in_id: str) -> IssuedToken:
+    def issue(
+        self, *, user_id: str, scope: str, sign_in_id: str, until: datetime | None = None
+    ) -> IssuedToken:
         """Return a new token for the user *user_id*.
 
         Args:
             user_id: ``usr_…``.
             scope: One or more scopes, one space between them.
             sign_in_id: ``sgn_…``; revoking that sign-in ends the token's use.
+            until: When the sign-in ends by itself, if that is known; the token ends no later.
         """
         issued_at = self._clock().replace(microsecond=0)
         expires_at = issued_at + timedelta(seconds=self._ttl_seconds)
+        if until is not None:
+            expires_at = min(expires_at, until.replace(microsecond=0))
         jti = new_id("jti")
         claims = {
             "iss": self._issuer,
@@ -115,7 +120,8 @@ class AccessTokens:
         payload = to_base64url(_compact_json(claims).encode())
         signing_input = f"{self._signing_key.header}.{payload}"
         signature = to_base64url(self._signing_key.sign(signing_input))
-        return IssuedToken(f"{signing_input}.{signature}", jti, expires_at, self._ttl_seconds)
+        expires_in = int((expires_at - issued_at).total_seconds())
+        return IssuedToken(f"{signing_input}.{signature}", jti, expires_at, expires_in)
 
     def verify(self, token: str) -> Claims:
         """Return what *token* says, if it is one of ours and still good.

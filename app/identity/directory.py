@@ -139,6 +139,18 @@ class Directory:
         rows = await self._database.read(lambda tx: tx.execute(wanted).all())
         return {row.id: Person.of(row) for row in rows}
 
+    async def set_role(self, user_id: str, role: str, *, by: By) -> Person:
+        """Give an account another role; external users have theirs from their issuer.
+
+        Raises:
+            NotFound: No account has this id.
+            InvalidRequest, Conflict: See `Users.set_role`.
+        """
+        if not is_id(user_id, "usr") or await self._users.get(user_id) is None:
+            raise NotFound("No account has this id.")
+        await self._users.set_role(user_id, role, by=by)
+        return await self.get(user_id)
+
     async def disable(self, user_id: str, *, by: By) -> Person:
         """Stop a user: no mint that begins later succeeds, and their sign-ins end.
 
@@ -154,6 +166,7 @@ class Directory:
 
         Raises:
             NotFound: Nobody has this id.
+            Conflict: They were erased.
         """
         await (await self._holder(user_id)).enable(user_id, by=by)
         return await self.get(user_id)

@@ -15,6 +15,7 @@ from app.base.db import Database
 from app.base.errors import Conflict, NotFound
 from app.base.ids import is_id
 from app.identity.acts import By, act
+from app.identity.erased import erased_account, erased_subject
 from app.identity.external_users import external_users
 from app.identity.passwords import Passwords
 from app.identity.users import OPERATOR, end_all_credentials, see_another_admin, users
@@ -26,18 +27,6 @@ LOOKED_THROUGH = 20_000
 """Rows that are looked up, or through, in one read."""
 
 _ERASE_USER, _ERASE_DATA = "user.erase", "personal_data.erase"
-
-NOWHERE = "erased.invalid"
-"""Domain of the addresses of erased accounts; nobody can have one there (RFC 2606)."""
-
-
-NOBODY = "erased:"
-"""Begins what an issuer's user is called once they are erased."""
-
-
-def is_erased(name: str) -> bool:
-    """Tell whether the user of this *name* was erased."""
-    return name.endswith(f"@{NOWHERE}") or name.startswith(NOBODY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +65,12 @@ class Erasure:
             raise Conflict("Nobody can erase themselves. Let another admin do it.")
         unknown = await self._passwords.hash(secrets.token_urlsafe())
 
-        def anonymise(tx: sa.Connection) -> None:
+        def stop(tx: sa.Connection) -> None:
             if by != OPERATOR:
                 see_another_admin(tx, user_id)
-            self._anonymise(tx, user_id=user_id, unknown=unknown)
+            self._stop(tx, user_id=user_id, unknown=unknown)
 
-        await self._log.record([act(_ERASE_USER, user_id, by)], anonymise)
+        await self._log.record([act(_ERASE_USER, user_id, by)], stop)
         rows = 0
         while ids := await self._database.read(partial(_rows_of, user_id=user_id)):
             rows += await self._forget(ids, user_id, by)
@@ -90,6 +79,8 @@ class Erasure:
         while email is not None and after is not None:
             ids, after = await self._database.read(partial(_rows_with, email=email, after=after))
             rows += await self._forget(ids, user_id, by)
+        # Last: as long as their name is there, whoever was interrupted can ask again.
+        await self._log.record([], partial(_take_name, user_id=user_id))
         await self._database.scrub()
         return Erased(user_id, rows)
 
@@ -101,21 +92,23 @@ class Erasure:
             await self._log.record([told], partial(delete_personal, event_ids=some))
         return len(event_ids)
 
-    def _anonymise(self, tx: sa.Connection, *, user_id: str, unknown: str) -> None:
+    def _stop(self, tx: sa.Connection, *, user_id: str, unknown: str) -> None:
         now = to_unix_microseconds(self._clock())
         values = {
-            "email": f"{user_id.lower()}@{NOWHERE}",
             "password_hash": unknown,
             "disabled_at": sa.func.coalesce(users.c.disabled_at, now),
         }
         tx.execute(users.update().where(users.c.id == user_id).values(values))
         end_all_credentials(tx, user_id, now=now)
         theirs = external_users.c.id == user_id
-        gone = {
-            "subject": f"{NOBODY}{user_id}",
-            "disabled_at": sa.func.coalesce(external_users.c.disabled_at, now),
-        }
-        tx.execute(external_users.update().where(theirs).values(gone))
+        since = sa.func.coalesce(external_users.c.disabled_at, now)
+        tx.execute(external_users.update().where(theirs).values(disabled_at=since))
+
+
+def _take_name(tx: sa.Connection, *, user_id: str) -> None:
+    account, external = users.c.id == user_id, external_users.c.id == user_id
+    tx.execute(users.update().where(account).values(email=erased_account(user_id)))
+    tx.execute(external_users.update().where(external).values(subject=erased_subject(user_id)))
 
 
 def _find(tx: sa.Connection, *, who: str) -> tuple[str, str | None]:

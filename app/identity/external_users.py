@@ -14,9 +14,10 @@ from app.audit.events import Event, Personal
 from app.audit.log import Log, Lookup
 from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database, metadata
-from app.base.errors import NotFound
+from app.base.errors import Conflict, NotFound
 from app.base.ids import new_id
 from app.identity.acts import By, act
+from app.identity.erased import ERASED, is_erased
 from app.identity.issuer_settings import LONGEST_ISSUER
 
 LONGEST_SUBJECT = 255  # OpenID Connect Core, section 2
@@ -144,6 +145,7 @@ class ExternalUsers:
 
         Raises:
             NotFound: No such external user.
+            Conflict: They were erased.
         """
         return await self._change(user_id, None, action="user.enable", by=by)
 
@@ -157,6 +159,8 @@ class ExternalUsers:
             row = tx.execute(external_users.select().where(theirs)).first()
             if row is None:
                 raise NotFound("No external user has this id; see: realtime-tokens users list")
+            if row.disabled_at is None and is_erased(row.id, row.subject):
+                raise Conflict(ERASED)
             return ExternalUser.of(row)
 
         return await self._log.record([act(action, user_id, by)], change)

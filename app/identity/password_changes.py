@@ -22,6 +22,7 @@ from app.base.ids import is_id
 from app.identity import reset_links
 from app.identity.acts import By, act
 from app.identity.callers import Caller, Origin
+from app.identity.erased import ERASED, is_erased
 from app.identity.guessing import PasswordGuesses
 from app.identity.password_rules import PasswordRules
 from app.identity.passwords import Passwords
@@ -80,7 +81,8 @@ class PasswordChanges:
         """Set *new*, and end every sign-in of the caller but this one.
 
         Raises:
-            InvalidToken: The caller has no account here, or it has changed meanwhile.
+            InvalidToken: The account has changed meanwhile.
+            Conflict: The caller has none here.
             InvalidRequest: *current* is wrong, or *new* may not be set.
             RateLimited: Too many wrong passwords.
             Overloaded: Too many passwords are being checked.
@@ -88,7 +90,7 @@ class PasswordChanges:
         """
         user = await self._users.get(caller.user_id)
         if user is None:
-            raise InvalidToken
+            raise Conflict("You are signed in at your identity provider. Change it there.")
         event = replace(
             _event(caller.origin, user),
             credential=caller.credential,
@@ -123,7 +125,7 @@ class PasswordChanges:
 
         Raises:
             NotFound: No account has this id.
-            Conflict: The account is disabled.
+            Conflict: The account is disabled, or erased.
             AuditUnavailable: It cannot be written down; there is no link.
         """
         if not is_id(user_id, "usr"):  # PostgreSQL would not take every text, such as a NUL
@@ -134,6 +136,8 @@ class PasswordChanges:
             row = tx.execute(users.select().where(users.c.id == user_id).with_for_update()).first()
             if row is None:
                 raise NotFound("No account has this id.")
+            if is_erased(row.id, row.email):
+                raise Conflict(ERASED)
             if row.disabled_at is not None:
                 raise Conflict("The account is disabled. Enable it first.")
             return reset_links.issue(tx, user_id, expires_at=to_unix_microseconds(expires_at))

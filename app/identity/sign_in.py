@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from app.audit.denials import Denials
 from app.audit.events import Event
 from app.audit.log import Log
-from app.base.clock import Clock, to_unix_microseconds
+from app.base.clock import Clock, from_unix_microseconds, to_unix_microseconds
 from app.base.db import Database
 from app.base.errors import RateLimited
 from app.base.ids import new_id
@@ -177,7 +177,9 @@ class SignIn:
             return refresh_tokens.issue(tx, sign_in_id, now=now, expires_at=refresh_until)
 
         refresh_token = await self._log.record([signed_in(user, sign_in_id, origin)], insert)
-        return self._granted(user, sign_in_id, scopes, refresh_token, refresh_until - now)
+        return self._granted(
+            user, sign_in_id, scopes, refresh_token, refresh_until - now, ends_at=ends_at
+        )
 
     async def with_refresh_token(
         self, origin: Origin, *, token: str, scope: str | None = None
@@ -244,7 +246,14 @@ class SignIn:
             personal=origin.personal(token.user.email),
         )
         successor = await self._log.record([event], rotate)
-        return self._granted(token.user, token.sign_in_id, scopes, successor, refresh_until - now)
+        return self._granted(
+            token.user,
+            token.sign_in_id,
+            scopes,
+            successor,
+            refresh_until - now,
+            ends_at=token.sign_in_expires_at,
+        )
 
     def _granted(
         self,
@@ -253,9 +262,16 @@ class SignIn:
         scopes: frozenset[str],
         refresh_token: str,
         refresh_microseconds: int,
+        *,
+        ends_at: int,
     ) -> Granted:
         scope = " ".join(sorted(scopes))
-        issued = self._access_tokens.issue(user_id=user.id, scope=scope, sign_in_id=sign_in_id)
+        issued = self._access_tokens.issue(
+            user_id=user.id,
+            scope=scope,
+            sign_in_id=sign_in_id,
+            until=from_unix_microseconds(ends_at),
+        )
         return Granted(
             access_token=issued.token,
             expires_in=issued.expires_in,

@@ -14,6 +14,7 @@ from app.base.errors import Conflict, FieldError, InvalidRequest, NotFound
 from app.base.ids import is_id, new_id
 from app.identity import reset_links
 from app.identity.acts import By, act
+from app.identity.erased import ERASED, is_erased
 from app.identity.password_rules import PasswordRules
 from app.identity.passwords import Passwords
 
@@ -179,6 +180,7 @@ class Users:
 
         Raises:
             NotFound: No such account.
+            Conflict: It was erased.
         """
         return await self._change(who, {"disabled_at": None}, action="user.enable", by=by)
 
@@ -260,7 +262,10 @@ class Users:
             tx.execute(users.update().where(users.c.id == user.id).values(values))
             if end_credentials:
                 end_all_credentials(tx, user.id, now=now)
-            return User.of(tx.execute(users.select().where(users.c.id == user.id)).one())
+            changed = User.of(tx.execute(users.select().where(users.c.id == user.id)).one())
+            if changed.disabled_at is None and is_erased(changed.id, changed.email):
+                raise Conflict(ERASED)
+            return changed
 
         return await self._log.record([act(action, user.id, by, **facts)], change)
 

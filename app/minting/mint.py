@@ -236,7 +236,7 @@ class Minter:
 
 def keyed(key: bytes, text: str) -> str:
     """Return a digest of *text* that nobody can make without the *key*, in hex."""
-    return hmac.digest(key, text.encode(), hashlib.sha256).hex()
+    return hmac.digest(key, text.encode(errors="surrogatepass"), hashlib.sha256).hex()
 
 
 def _attempt(attempt_id: str, caller: Caller, plan: PlannedSession) -> dict[str, Any]:

@@ -90,7 +90,11 @@ class ResetLink(Answer):
     responses={
         204: {"description": "It is changed; all other sign-ins have ended."},
         **problem_responses(
-            InvalidRequest(errors=[_EASY]), RateLimited, AuditUnavailable, Overloaded
+            InvalidRequest(errors=[_EASY]),
+            Conflict("You are signed in at your identity provider. Change it there."),
+            RateLimited,
+            AuditUnavailable,
+            Overloaded,
         ),
     },
 )

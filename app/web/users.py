@@ -18,6 +18,7 @@ from app.base.errors import (
 )
 from app.base.ids import is_id
 from app.identity.directory import LARGEST_PAGE, LONGEST_SEARCH, Person
+from app.identity.erased import ERASED
 from app.identity.users import LONGEST_EMAIL, Role
 from app.web.callers import Admin, RuntimeDep
 from app.web.passwords import ResetLink
@@ -193,7 +194,7 @@ async def add_user(
     ],
 ) -> NewUserView:
     """Add an account. Without a password the answer has a link by which its user sets one."""
-    password = wanted.password.get_secret_value() if wanted.password else None
+    password = None if wanted.password is None else wanted.password.get_secret_value()
     user = await runtime.users.add(wanted.email, role=wanted.role, password=password, by=caller)
     link = None
     if password is None:
@@ -238,8 +239,7 @@ async def set_role(
     ],
 ) -> PersonView:
     """Give an account another role, and end its sign-ins: the next ones have the new scopes."""
-    await runtime.users.set_role(user_id, wanted.role, by=caller)
-    return PersonView.of(await runtime.directory.get(user_id))
+    return PersonView.of(await runtime.directory.set_role(user_id, wanted.role, by=caller))
 
 
 @router.post(
@@ -269,7 +269,7 @@ async def disable_user(
     summary="Enable a user",
     responses={
         **success("The user, who may act again.", example=_SIGNED_IN),
-        **problem_responses(_NOBODY, AuditUnavailable),
+        **problem_responses(_NOBODY, Conflict(ERASED), AuditUnavailable),
     },
 )
 async def enable_user(

@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 from starlette.responses import Response
 
 from app.base.errors import InsufficientScope, Overloaded, RateLimited
@@ -26,7 +26,7 @@ _NO_ENTRANCE = (
 class Entrance(Asked):
     """What the page is told by its address."""
 
-    next: str = Field(default=HOME, max_length=2_000)
+    next: str = HOME
     """Where to go once signed in."""
 
     ended: str = ""

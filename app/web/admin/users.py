@@ -9,7 +9,7 @@ from starlette.responses import Response
 from app.base.errors import Conflict, InvalidCursor, InvalidRequest, Problem
 from app.identity.browser_sign_ins import Visitor
 from app.identity.directory import LONGEST_SEARCH
-from app.identity.erasure import is_erased
+from app.identity.erased import is_erased
 from app.identity.password_changes import NewLink
 from app.identity.users import Role
 from app.runtime import Runtime
@@ -134,7 +134,7 @@ async def set_role(
 ) -> Response:
     """Give an account another role."""
     try:
-        await runtime.users.set_role(user_id, form.role, by=visitor.caller)
+        await runtime.directory.set_role(user_id, form.role, by=visitor.caller)
     except Conflict as problem:
         return await _person(request, runtime, visitor, user_id, problem=problem)
     return _after(request, visitor, user_id, "role")
@@ -165,7 +165,10 @@ async def enable_user(
     _form: Annotated[Act, Form()],
 ) -> Response:
     """Let a user act again."""
-    await runtime.directory.enable(user_id, by=visitor.caller)
+    try:
+        await runtime.directory.enable(user_id, by=visitor.caller)
+    except Conflict as problem:
+        return await _person(request, runtime, visitor, user_id, problem=problem)
     return _after(request, visitor, user_id, "enable")
 
 
@@ -236,7 +239,7 @@ async def _person(
         visitor,
         status=problem.status if problem else 200,
         person=person,
-        erased=is_erased(person.name),
+        erased=is_erased(person.id, person.name),
         done=done,
         link=link,
         fault=problem.detail if problem else "",
