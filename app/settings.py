@@ -52,6 +52,9 @@ class SettingsFault(Exception):
         super().__init__("\n".join(faults))
 
 
+LARGEST_PORT = 65_535
+
+
 class Settings(BaseSettings):
     """What an operator may set. Units are part of the name; defaults are safe to deploy."""
 
@@ -163,7 +166,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     """Address to listen on."""
 
-    port: int = Field(default=8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=LARGEST_PORT)
     """Port to listen on."""
 
     public_url: str = ""
@@ -353,7 +356,7 @@ class Settings(BaseSettings):
     def _public_url_from_port(cls, data: dict[str, Any]) -> dict[str, Any]:
         if not data.get("public_url"):
             port = str(data.get("port") or 8000)
-            known = port.isdecimal() and 0 < int(port) < 65_536  # else that has the fault, not this
+            known = port.isdecimal() and 0 < int(port) <= LARGEST_PORT  # else that has the fault
             data["public_url"] = f"http://127.0.0.1:{port if known else 8000}"
         return data
 

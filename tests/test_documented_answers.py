@@ -264,6 +264,12 @@ async def about_bob(stage: Stage) -> None:
     stage.named = bob.id
 
 
+async def about_bob_who_was_erased(stage: Stage) -> dict[str, str]:
+    await about_bob(stage)
+    await stage.runtime.erasure.erase("bob@example.com", by=OPERATOR)
+    return await stage.bearer()
+
+
 async def about_bob_without_a_log(stage: Stage) -> dict[str, str]:
     await about_bob(stage)
     return await without_a_log(stage)
@@ -398,6 +404,7 @@ def user_cases() -> Iterator[Case]:
     erase = OPERATIONS["eraseUser"]
     yield Case(disable, "conflict", about_ada)
     yield Case(erase, "conflict", about_ada)
+    yield Case(OPERATIONS["enableUser"], "conflict", about_bob_who_was_erased)
     yield Case(erase, "overloaded", about_bob_busy_with_passwords)
     yield Case(erase, "audit_unavailable", about_bob_without_a_log)
     yield Case(erase, "not_found")
@@ -464,6 +471,7 @@ def password_cases() -> Iterator[Case]:
     )
     new = {"json": {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD}}
     yield Case(change, "invalid_request", send={"json": {"currentPassword": PASSWORD}})
+    yield Case(change, "conflict", signed_in_elsewhere, new)
     yield Case(change, "overloaded", signed_in_busy_with_passwords, new)
     yield Case(change, "audit_unavailable", without_a_log, new)
     made_up = {"json": {"token": RESET_TOKEN, "password": NEW_PASSWORD}}
