@@ -224,13 +224,18 @@ class Settings(BaseSettings):
     @property
     def checkpoint_path(self) -> Path:
         """The file of checkpoints; the sandbox has its own."""
-        name = f"{self.database_path.stem}-checkpoints.jsonl"
-        return self.checkpoint_file or self.data_dir / name
+        if self.checkpoint_file is None:
+            return self.data_dir / f"{self.database_path.stem}-checkpoints.jsonl"
+        return self._of_environment(self.checkpoint_file)
 
     @property
     def archive_path(self) -> Path:
-        """The folder for rows that are taken out of the log."""
-        return self.audit_archive_dir or self.data_dir / "audit-archive"
+        """The folder for rows that are taken out of the log; the sandbox has its own."""
+        return self._of_environment(self.audit_archive_dir or self.data_dir / "audit-archive")
+
+    def _of_environment(self, path: Path) -> Path:
+        """Return where the sandbox has what else stands at *path*: the two are different logs."""
+        return path if self.environment == "live" else path.with_name(f"sandbox-{path.name}")
 
     @property
     def loopback_url(self) -> str:

@@ -2,9 +2,10 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from app.audit.denials import Denials, network_of
-from app.audit.events import Event, Personal
+from app.audit.events import Event, Personal, audit_personal
 from app.audit.log import BATCH, Log
 from app.base.db import Database
 from tests.clock import StandingClock
@@ -204,3 +205,16 @@ def test_what_stands_for_a_caller_is_the_address_or_the_network_of_64_bits(
     ip: str, network: str
 ) -> None:
     assert network_of(ip) == network
+
+
+async def test_the_count_of_somebody_known_has_no_address_of_theirs(
+    database: Database, denials: Denials
+) -> None:
+    await refuse(denials, 7, ip="192.0.2.1", actor="usr_1")
+    await refuse(denials, 7, ip="192.0.2.2")
+
+    await denials.settle(all_of_them=True)
+
+    kept = await database.read(lambda tx: list(tx.scalars(sa.select(audit_personal.c.data))))
+    assert sum("192.0.2.1" in data for data in kept) == 5
+    assert sum("192.0.2.2" in data for data in kept) == 6

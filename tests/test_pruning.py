@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +21,7 @@ from app.audit.continuity import Continuity
 from app.audit.events import Event, Personal, audit_events, audit_personal
 from app.audit.pruning import CannotPrune, Pruning
 from app.audit.retention import Retention, Terms
+from app.audit.segments import CannotExport, Exporter
 from app.base.clock import to_unix_microseconds
 from app.base.db import Database
 from app.base.postgres import PostgresDatabase
@@ -330,6 +333,7 @@ KILLED = """
 import asyncio, os, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 import sqlalchemy as sa
 from app.runtime import open_runtime
 from app.settings import Settings
@@ -518,3 +522,21 @@ async def test_the_file_of_checkpoints_does_not_end_with_what_is_gone(
     last = owner.file.last()
     assert last is not None
     assert (last.kind, last.seq) == ("checkpoint", 36)
+
+
+async def test_an_export_that_a_pruning_overtakes_says_so(
+    owner: Installation, tmp_path: Path
+) -> None:
+    exporter = Exporter(owner.database, signer=owner.signer, clock=owner.clock)
+    real = owner.database.read
+
+    async def read(query: Callable[[sa.Connection], Any]) -> Any:
+        patch.undo()
+        found = await real(query)  # where to begin and end
+        await prune(owner, 20, tmp_path)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch, (tmp_path / "out.jsonl").open("wb") as file:
+        patch.setattr(owner.database, "read", read)
+        with pytest.raises(CannotExport, match="rows up to 20 were pruned meanwhile"):
+            await exporter.write(file)

@@ -147,3 +147,14 @@ def test_keys_for_different_purposes_have_nothing_in_common() -> None:
 
     assert len(keys) == 3
     assert derive_key(b"s" * 32, "a") in keys
+
+
+def test_the_sandbox_keeps_apart_what_it_writes(tmp_path: Path) -> None:
+    shared = (f"CHECKPOINT_FILE={tmp_path}/seen.jsonl", f"AUDIT_ARCHIVE_DIR={tmp_path}/old")
+
+    sandbox = settings_from(tmp_path, *shared)
+    live = settings_from(tmp_path, *shared, "OPENAI_API_KEY=sk-live")
+
+    assert (live.checkpoint_path, live.archive_path) == (tmp_path / "seen.jsonl", tmp_path / "old")
+    assert sandbox.checkpoint_path == tmp_path / "sandbox-seen.jsonl"
+    assert sandbox.archive_path == tmp_path / "sandbox-old"

@@ -105,6 +105,18 @@ async def test_whatever_is_wished_for(ways: Ways, runtime: Runtime, alice: User,
     await ways.agree(content=body, headers=JSON | await bearer_for(runtime, alice))
 
 
+async def test_what_stands_in_the_address_is_refused(
+    ways: Ways, runtime: Runtime, alice: User
+) -> None:
+    parameters = {"ttlSeconds": "30", "foo": "1"}
+
+    answer = await ways.agree(params=parameters, headers=await bearer_for(runtime, alice))
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "query"
+    assert (await ways.agree(params=parameters)).status_code == 401
+
+
 async def test_bytes_that_are_not_utf_8(ways: Ways, runtime: Runtime, alice: User) -> None:
     answer = await ways.agree(
         content=b'{"profile": "\xff"}', headers=JSON | await bearer_for(runtime, alice)

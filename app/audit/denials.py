@@ -123,7 +123,9 @@ def _count(window: _Window) -> Event:
         reason="repeated",
         actor=window.actor,
         count=window.repeated,
-        personal=Personal(ip=window.ip),
+        # Of whoever is known the first rows have it; what comes a minute later would have it even
+        # when they were erased meanwhile.
+        personal=Personal(ip=None if window.actor else window.ip),
     )
 
 

@@ -76,7 +76,7 @@ class Exporter:
             progress: Called with how many rows are written, and of how many.
 
         Raises:
-            CannotExport: There are no such rows.
+            CannotExport: There are no such rows, or they were pruned meanwhile.
             AuditUnavailable: The database is away.
         """
         log, accepted, start, end = await self._database.read(
@@ -90,6 +90,8 @@ class Exporter:
         while walk.head.seq < end:
             chunk = await self._database.read(partial(read_chunk, after=walk.head.seq))
             rows = [row for row in chunk.rows if row.seq <= end]
+            if not rows or rows[0].seq > walk.head.seq + 1:
+                await self._see_that_nothing_was_pruned(behind=walk.head.seq)
             if not rows:
                 break
             for fault in walk.feed(rows):
@@ -104,6 +106,12 @@ class Exporter:
         closing = self._signer.sign("exported", log, walk.head, at=self._now())
         file.write(f"{closing.line}\n".encode())
         return Exported(start, walk.head, findings)
+
+    async def _see_that_nothing_was_pruned(self, *, behind: int) -> None:
+        pruned = partial(checkpoints.newest, key=self._signer.public_key, kind="pruned")
+        mark = await self._database.read(pruned)
+        if mark is not None and mark.seq > behind:
+            raise CannotExport(f"rows up to {mark.seq} were pruned meanwhile; export again")
 
     def _now(self) -> int:
         return to_unix_microseconds(self._clock())

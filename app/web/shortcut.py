@@ -7,6 +7,7 @@ way, and `tests/test_shortcut.py` holds both to that; docs/performance.md has th
 import json
 
 from pydantic import TypeAdapter, ValidationError
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,7 +17,7 @@ from app.runtime import Runtime
 from app.web.callers import admit
 from app.web.field_errors import field_errors, field_names
 from app.web.problems import problem_response
-from app.web.realtime import NOT_STORED, TokenRequest, TokenResponse, mint
+from app.web.realtime import NOT_STORED, TokenRequest, TokenResponse, mint, take_no_parameters
 
 PATH = "/realtime/token"
 
@@ -90,6 +91,8 @@ async def _answer(scope: Scope, receive: Receive, runtime: Runtime) -> Response:
 
     # Step 2: who asks, and for what.
     caller = await admit(scope, runtime, needs="mint")
+    if scope["query_string"]:
+        take_no_parameters(HTTPConnection(scope))
     message = await receive()
     wish = _read(message.get("body", b""))
 
