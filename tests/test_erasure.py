@@ -1,6 +1,7 @@
 """Erasing a person: nothing identifies them any more, and the chain is whole."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from app.base.errors import AuditUnavailable, Conflict, NotFound
 from app.base.ids import new_id
 from app.base.sqlite import SqliteDatabase
 from app.identity import erasure
+from app.identity.acts import By
 from app.identity.callers import Origin
 from app.identity.erased import is_erased
 from app.identity.users import OPERATOR, User
@@ -273,3 +275,23 @@ async def test_an_erasing_that_was_interrupted_is_finished_by_the_same_words(
     assert erased.rows == 2
     assert ADDRESS not in await left(runtime)
     assert await runtime.users.find(alice.email) is None
+
+
+async def test_who_is_enabled_while_they_are_erased_is_stopped_all_the_same(
+    runtime: Runtime, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await act(runtime, actor=alice.id)
+    forget = runtime.erasure._forget
+
+    async def enable_them_meanwhile(ids: Sequence[str], user_id: str, by: By) -> int:
+        await runtime.users.enable(user_id, by=OPERATOR)
+        return await forget(ids, user_id, by)
+
+    monkeypatch.setattr(runtime.erasure, "_forget", enable_them_meanwhile)
+
+    await runtime.erasure.erase(alice.id, by="operator")
+
+    user = await runtime.users.get(alice.id)
+    assert user is not None
+    assert user.disabled_at is not None
+    assert is_erased(user.id, user.email)

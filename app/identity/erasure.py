@@ -80,7 +80,7 @@ class Erasure:
             ids, after = await self._database.read(partial(_rows_with, email=email, after=after))
             rows += await self._forget(ids, user_id, by)
         # Last: as long as their name is there, whoever was interrupted can ask again.
-        await self._log.record([], partial(_take_name, user_id=user_id))
+        await self._log.record([], partial(self._take_name, user_id=user_id, unknown=unknown))
         await self._database.scrub()
         return Erased(user_id, rows)
 
@@ -104,11 +104,11 @@ class Erasure:
         since = sa.func.coalesce(external_users.c.disabled_at, now)
         tx.execute(external_users.update().where(theirs).values(disabled_at=since))
 
-
-def _take_name(tx: sa.Connection, *, user_id: str) -> None:
-    account, external = users.c.id == user_id, external_users.c.id == user_id
-    tx.execute(users.update().where(account).values(email=erased_account(user_id)))
-    tx.execute(external_users.update().where(external).values(subject=erased_subject(user_id)))
+    def _take_name(self, tx: sa.Connection, *, user_id: str, unknown: str) -> None:
+        self._stop(tx, user_id=user_id, unknown=unknown)  # somebody may have enabled them meanwhile
+        account, external = users.c.id == user_id, external_users.c.id == user_id
+        tx.execute(users.update().where(account).values(email=erased_account(user_id)))
+        tx.execute(external_users.update().where(external).values(subject=erased_subject(user_id)))
 
 
 def _find(tx: sa.Connection, *, who: str) -> tuple[str, str | None]:
