@@ -1,5 +1,6 @@
 """A database that was set back or swapped is not written to, until that is said to be meant."""
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -608,3 +609,14 @@ async def test_a_blank_line_at_the_end_of_the_file_hides_nothing(owner: Installa
         file.write(b"\n")
 
     assert owner.file.last() == await owner.newest()
+
+
+async def test_of_those_who_sign_at_the_same_moment_one_does(owner: Installation) -> None:
+    for _ in range(10):
+        await owner.append(1)
+        await asyncio.gather(*(owner.runtime.checkpoints.keep(every_seconds=0) for _ in range(4)))
+
+    assert [one.seq for one in await owner.runtime.checkpoints.page(limit=20)] == [
+        *range(10, 0, -1)
+    ]
+    assert await owner.faults() == []

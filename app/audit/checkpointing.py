@@ -94,7 +94,9 @@ class Checkpoints:
             or not 0 <= now - newest.at < every_seconds * 1_000_000
         )
         if new >= EVERY_ROWS or (new > 0 and waited):
-            with suppress(_NothingNew):
+            # Where the moment is taken, somebody else has signed, or a round that was cut short and
+            # went on; what is new since then is signed for in the next.
+            with suppress(_NothingNew, sa.exc.IntegrityError):
                 await self._log.record([], partial(self._sign_head, now=now))
         await self._file_them()
 
