@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
@@ -156,16 +157,16 @@ def create_app(
         app.include_router(router)
     if settings.metrics_token or settings.environment == "sandbox":
         app.include_router(metrics_page(settings.metrics_token))
-    app.add_api_route("/", _to_docs, include_in_schema=False)
+
+    async def to_docs() -> RedirectResponse:
+        return RedirectResponse(f"{urlsplit(settings.public_url).path}/docs")
+
+    app.add_api_route("/", to_docs, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     install_admin_pages(app)
     install_problem_handlers(app, public_url=settings.public_url)
     docs.complete_description(app, public_url=settings.public_url)
     return app
-
-
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse("docs")  # relative: PUBLIC_URL may have a path
 
 
 def _mount_sandbox(app: FastAPI, runtime: Runtime) -> None:

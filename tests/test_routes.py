@@ -405,6 +405,19 @@ def api_routes(app: FastAPI) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.parametrize("path", ["", "/tokens"])
+async def test_the_root_leads_to_the_docs_below_the_path_of_the_public_url(
+    runtime: Runtime, path: str
+) -> None:
+    url = runtime.settings.public_url + path
+    app = create_app(runtime.settings.model_copy(update={"public_url": url}))
+    transport = httpx.ASGITransport(as_served(app, runtime))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        answer = await client.get("/")
+
+    assert (answer.status_code, answer.headers["Location"]) == (307, f"{path}/docs")
+
+
 async def test_every_route_asks_for_a_caller_or_is_named_public(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:

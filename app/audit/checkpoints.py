@@ -325,6 +325,12 @@ def newest(tx: sa.Connection, key: PublicKey, kind: Kind | None = None) -> Check
     return next(signed, None)
 
 
+def pruned_up_to(tx: sa.Connection) -> int:
+    """Return the last row that was pruned, whoever says so; 0 for none."""
+    c = audit_checkpoints.c
+    return tx.scalar(sa.select(sa.func.max(c.seq)).where(c.kind == "pruned")) or 0
+
+
 def page(tx: sa.Connection, *, limit: int, before: int | None = None) -> Sequence[Checkpoint]:
     """Return up to *limit* checkpoints, newest first, those signed earlier than *before* (µs)."""
     return list(islice(_backwards(tx, before=before), limit))

@@ -144,9 +144,7 @@ class Pruning:
         """
         pruned = checkpoints.newest(tx, self._signer.public_key, "pruned")
         start = pruned.head if pruned else chain.BEGINNING
-        c = audit_checkpoints.c
-        marked = tx.scalar(sa.select(sa.func.max(c.seq)).where(c.kind == "pruned")) or 0
-        if marked > start.seq:
+        if (marked := checkpoints.pruned_up_to(tx)) > start.seq:
             raise CannotPrune(
                 f"that rows up to {marked} were pruned is not signed with this SECRET_KEY; if it"
                 " was another one then, run first: realtime-tokens audit accept-rollback"

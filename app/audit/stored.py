@@ -78,10 +78,10 @@ def _said(tx: sa.Connection, begin: int, end: int) -> Sequence[sa.Row[Any]]:
 
 
 def last_before(tx: sa.Connection, at: int, *, now: int) -> int:
-    """Return the seq of the row before the first that was recorded since *at*; 0 for none.
+    """Return the seq of the row before the first that was recorded from *at* to *now*; 0 for none.
 
-    Clocks are set right now and then. A row that was recorded with a date behind others of before
-    ends nothing, nor does one of the future; what comes behind a young row stays with that.
+    Clocks are wrong now and then, so rows are not in the order of their dates. Whatever date a row
+    has, it counts as young when it stands behind one that is; rows of the future decide nothing.
 
     Args:
         tx: A read.

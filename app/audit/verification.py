@@ -181,7 +181,7 @@ class Verification:
 
     def _bounds(self, tx: sa.Connection, *, accepted: int, newest: int) -> Bounds:
         # Before the mark is looked for: what is pruned meanwhile is found out by that.
-        start, pruned = chain.BEGINNING, _pruned(tx)
+        start, pruned = chain.BEGINNING, checkpoints.pruned_up_to(tx)
         for key in self._keys:
             if one := checkpoints.newest(tx, key):
                 newest = max(newest, one.at)
@@ -285,11 +285,6 @@ class Verification:
                     self._note_beyond(one)
 
 
-def _pruned(tx: sa.Connection) -> int:
-    c = audit_checkpoints.c
-    return tx.scalar(sa.select(sa.func.max(c.seq)).where(c.kind == "pruned")) or 0
-
-
 def _next(tx: sa.Connection, *, bounds: Bounds, after: int | None) -> Chunk | None:
     """Return the chunk behind *after*, as far as the log went at the start; None at the end.
 
@@ -297,7 +292,7 @@ def _next(tx: sa.Connection, *, bounds: Bounds, after: int | None) -> Chunk | No
         _PrunedMeanwhile: What was looked at may be gone.
     """
     chunk = read_chunk(tx, after=after)
-    if _pruned(tx) != bounds.pruned:
+    if checkpoints.pruned_up_to(tx) != bounds.pruned:
         raise _PrunedMeanwhile
     rows = [row for row in chunk.rows if row.seq <= bounds.end]
     said = [row for row in chunk.said if row.seq <= bounds.end]
@@ -308,6 +303,6 @@ def _hashes(tx: sa.Connection, *, seqs: Iterable[int], bounds: Bounds) -> dict[i
     c = audit_events.c
     rows = tx.execute(sa.select(c.seq, c.row_hash).where(c.seq.in_(list(seqs))))
     found: dict[int, bytes] = {row.seq: row.row_hash for row in rows}
-    if _pruned(tx) != bounds.pruned:
+    if checkpoints.pruned_up_to(tx) != bounds.pruned:
         raise _PrunedMeanwhile
     return found
