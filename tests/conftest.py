@@ -44,6 +44,7 @@ hypothesis.settings.load_profile("fixed")
 
 START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery staple"
+LONG_SECONDS = 20.0
 CANARY_KEY = "sk-proj-canaryCANARYcanaryCANARY0123456789"
 
 for name in Settings.model_fields:  # what the developer's shell says must not reach the tests
@@ -53,6 +54,21 @@ for name in Settings.model_fields:  # what the developer's shell says must not r
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run on the loop that the service runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer than the service would: a machine that is busy is not what is tested.
+
+    Tests of how long the service waits are marked ``impatient``, or start it as a process.
+    """
+    if request.node.get_closest_marker("impatient") is None:
+        for module in ("app.audit.log", "app.audit.postgres_writer"):
+            monkeypatch.setattr(f"{module}.PATIENCE_SECONDS", LONG_SECONDS)
+        for module in ("app.base.postgres", "app.audit.postgres_writer"):
+            monkeypatch.setattr(f"{module}.CONNECT_SECONDS", LONG_SECONDS)
+        monkeypatch.setattr("app.base.postgres.LOCK_SECONDS", LONG_SECONDS)
+        monkeypatch.setattr("app.audit.sqlite_writer.LOCK_SECONDS", LONG_SECONDS)
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ async def test_the_hash_is_the_documented_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.impatient
 async def test_a_loop_that_is_busy_with_other_things_uses_up_nobodys_patience(log: Log) -> None:
     recording = asyncio.create_task(log.record([an_event()]))
     asyncio.get_running_loop().call_soon(time.sleep, PATIENCE_SECONDS + 0.1)
@@ -337,6 +338,21 @@ async def test_closing_waits_for_a_change_under_way(database: Database, log: Log
 
     await changing
     assert await row_counts(database) == (1, 2)
+
+
+@on_postgresql
+async def test_a_change_whose_connection_is_cut_is_told_that_the_log_is_away(
+    database: PostgresDatabase, log: Log
+) -> None:
+    def cut_off(tx: sa.Connection) -> None:
+        tx.exec_driver_sql("INSERT INTO installation VALUES ('test', 0)")
+        tx.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(AuditUnavailable):
+        await log.record([an_event()], cut_off)
+
+    await log.record([an_event()])
+    assert await row_counts(database) == (1, 1)
 
 
 @on_postgresql

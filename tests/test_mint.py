@@ -237,6 +237,7 @@ async def test_an_ended_sign_in_mints_nothing_even_when_the_user_is_back(
     await runtime.minter.mint(await caller_for(runtime, alice), Wish())
 
 
+@pytest.mark.impatient
 async def test_no_secret_leaves_when_its_row_cannot_be_written(
     runtime: Runtime, alice: User, openai: FakeOpenAI
 ) -> None:
@@ -252,6 +253,7 @@ async def test_no_secret_leaves_when_its_row_cannot_be_written(
         assert await outcomes(runtime.database) == ["requested"]
 
 
+@pytest.mark.impatient
 async def test_no_call_goes_out_when_the_intent_cannot_be_written(
     runtime: Runtime, alice: User, openai: FakeOpenAI
 ) -> None:

@@ -204,6 +204,7 @@ async def test_a_token_far_down_the_family_counts_as_stolen_too(
     await assert_refused(runtime, newest.refresh_token)
 
 
+@pytest.mark.impatient
 async def test_a_token_stays_good_while_the_log_cannot_be_written(
     runtime: Runtime, alice: User
 ) -> None:

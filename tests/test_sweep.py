@@ -1,6 +1,8 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from app.audit.events import Event
 from app.audit.log import Log
 from app.base.ids import new_id
@@ -103,6 +105,7 @@ async def test_more_than_one_sweep_can_settle_is_left_for_the_next(
     assert (await outcomes(runtime.database)).count("unknown") == AT_ONCE + 10
 
 
+@pytest.mark.impatient
 async def test_a_log_that_is_down_leaves_the_attempt_for_the_next_sweep(
     runtime: Runtime, clock: StandingClock
 ) -> None:

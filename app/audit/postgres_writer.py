@@ -32,7 +32,7 @@ from app.audit.log import (
 from app.base.db import reason_of
 from app.base.errors import AuditUnavailable
 from app.base.metrics import Metrics
-from app.base.postgres import PostgresDatabase
+from app.base.postgres import CONNECT_SECONDS, PostgresDatabase
 
 APPEND = "SELECT audit_append($1::text[], $2::bigint[], $3::bytea[], $4::text[])"
 
@@ -217,7 +217,8 @@ class PostgresWriter(Writer):
         if self._continuity.fault is not None:
             await self._disconnect()  # by now our address may lead to the right database
         if self._connection is None or self._connection.is_closed():
-            connection = self._connection = await self._database.connect()
+            connection = await self._database.connect(connect_seconds=CONNECT_SECONDS)
+            self._connection = connection
             await self._see_that_all_is_there(connection)
         return self._connection
 

@@ -66,8 +66,7 @@ class PostgresDatabase(Database):
         self._connections: WeakSet[asyncpg.Connection[asyncpg.Record]] = WeakSet()
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            # How long it may take is up to `_checked_out`.
-            async_creator=partial(self.connect, connect_seconds=START_SECONDS),
+            async_creator=self.connect,  # `_checked_out` says how long it may take
             pool_size=POOL,
             max_overflow=0,
             pool_timeout=CONNECT_SECONDS,
@@ -78,7 +77,7 @@ class PostgresDatabase(Database):
     async def connect(
         self,
         *,
-        connect_seconds: float = CONNECT_SECONDS,
+        connect_seconds: float = START_SECONDS,
         statement_seconds: float | None = STATEMENT_SECONDS,
     ) -> "asyncpg.Connection[asyncpg.Record]":
         """Open a connection that may write; its owner begins and ends transactions itself.
@@ -109,12 +108,15 @@ class PostgresDatabase(Database):
     async def changing(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction for a change. Whoever asked for it commits it, in its own words."""
         engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        async with _checked_out(engine) as connection:
+        async with _checked_out(engine, seconds=CONNECT_SECONDS) as connection:
             await connection.exec_driver_sql("BEGIN")
             try:
                 yield connection
             except Exception:
-                await connection.exec_driver_sql("ROLLBACK")
+                try:
+                    await connection.exec_driver_sql("ROLLBACK")
+                except Exception:  # noqa: BLE001 - why the change failed is what matters
+                    await connection.invalidate()  # cut off: the server has taken it back itself
                 raise
             except BaseException:
                 await connection.invalidate()  # cancelled: no time for goodbyes
@@ -122,7 +124,7 @@ class PostgresDatabase(Database):
 
     @override
     async def _read(self, query: Callable[[sa.Connection], T]) -> T:
-        async with _checked_out(self._engine) as connection:
+        async with _checked_out(self._engine, seconds=CONNECT_SECONDS) as connection:
             return await connection.run_sync(query)
 
     @staticmethod
@@ -154,9 +156,7 @@ class PostgresDatabase(Database):
         # A migration may compute every row of the log anew, however many there are.
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=partial(
-                self.connect, connect_seconds=START_SECONDS, statement_seconds=None
-            ),
+            async_creator=partial(self.connect, statement_seconds=None),
             poolclass=sa.NullPool,
             hide_parameters=True,
         )
@@ -190,9 +190,7 @@ class PostgresDatabase(Database):
 
 
 @asynccontextmanager
-async def _checked_out(
-    engine: AsyncEngine, *, seconds: float = CONNECT_SECONDS
-) -> AsyncIterator[AsyncConnection]:
+async def _checked_out(engine: AsyncEngine, *, seconds: float) -> AsyncIterator[AsyncConnection]:
     """Take a connection that answers from the pool of *engine*.
 
     Raises:
