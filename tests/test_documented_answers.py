@@ -330,6 +330,7 @@ def cases() -> Iterator[Case]:
         if not operation.scopes:  # it is not the operation that refuses, but the role's loss
             wrong |= {"lost"}
         yield Case(operation, "unauthenticated", unknown)
+        yield Case(operation, "invalid_request", send={"params": {"surprise": "1"}})
         yield Case(operation, "invalid_token", forged)
         yield Case(operation, "insufficient_scope", with_scopes(wrong))
         yield Case(operation, "user_disabled", disabled)

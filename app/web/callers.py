@@ -8,6 +8,7 @@ from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
 from fastapi.security import HTTPBearer, OAuth2
 from starlette.types import Scope
 
+from app.base.errors import FieldError, InvalidRequest
 from app.identity.callers import Caller, Origin
 from app.runtime import Runtime
 
@@ -68,6 +69,8 @@ PUBLIC = frozenset(
 asks for a token of its own, and without one it is there in the sandbox alone."""
 
 
+NO_PARAMETERS = FieldError("query", "must be empty: this operation has no parameters there")
+
 # Both are coroutines although they wait for nothing: plain functions FastAPI runs in a thread.
 
 
@@ -113,6 +116,16 @@ async def admit(scope: Scope, runtime: Runtime, *, needs: str | None) -> Caller:
     return caller
 
 
+def take_no_parameters(scope: Scope) -> None:
+    """Refuse what stands in the address: whoever put it there would not get what they wish for.
+
+    Raises:
+        InvalidRequest: There is something.
+    """
+    if scope["query_string"]:
+        raise InvalidRequest(errors=[NO_PARAMETERS])
+
+
 def _header(scope: Scope, name: bytes) -> str | None:
     """Return the first header of that *name*, in lower case as ASGI has it."""
     for header, value in scope["headers"]:
@@ -142,6 +155,8 @@ def caller_with(
         _password: Annotated[object, Security(password_grant, scopes=scopes)],
     ) -> Caller:
         caller = await admit(request.scope, runtime, needs=scope)
+        if not request.scope["route"].dependant.query_params:  # FastAPI refuses what it knows of
+            take_no_parameters(request.scope)
         if confirmed:
             await runtime.callers.confirm(caller)
         response.headers["Cache-Control"] = "no-store"  # it is for them, and not for a disk

@@ -18,6 +18,7 @@ from app.base.errors import (
     BodyTooLarge,
     InsufficientScope,
     InternalError,
+    InvalidRequest,
     InvalidToken,
     IssuerUnavailable,
     Problem,
@@ -28,7 +29,7 @@ from app.base.errors import (
     UserDisabled,
 )
 from app.identity.service_keys import KEY_SCOPES
-from app.web.callers import PASSWORD_SCHEME, SERVICE_KEY_SCHEME, service_key
+from app.web.callers import NO_PARAMETERS, PASSWORD_SCHEME, SERVICE_KEY_SCHEME, service_key
 from app.web.problems import add_problem, header_ref
 from app.web.schema import always
 
@@ -113,6 +114,7 @@ def _complete(operation: dict[str, Any], path: str) -> None:
         [scopes] = operation["security"][0].values()  # the other way to sign in has the same
         problems += [Unauthenticated, InvalidToken, UserDisabled, RateLimited, IssuerUnavailable]
         problems += [InsufficientScope(scope) for scope in scopes] or [InsufficientScope]
+        problems += [InvalidRequest(errors=[NO_PARAMETERS])]
         for_keys = [KEY_SCOPES[scope] for scope in scopes if scope in KEY_SCOPES]
         if for_keys:
             operation["security"].append({SERVICE_KEY_SCHEME: for_keys})

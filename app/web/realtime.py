@@ -3,13 +3,11 @@
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Response
 from pydantic import Field
-from starlette.requests import HTTPConnection
 
 from app.base.errors import (
     AuditUnavailable,
-    FieldError,
     InvalidRequest,
     MintingOff,
     ModelRetired,
@@ -300,17 +298,6 @@ _EXAMPLE_WISHES = {
 }
 
 
-def take_no_parameters(request: HTTPConnection) -> None:
-    """Refuse what stands in the address: whoever put it there would not get what they wish for.
-
-    Raises:
-        InvalidRequest: There is something.
-    """
-    if request.scope["query_string"]:
-        fault = "is not known; what is wished for goes into the body, as JSON"
-        raise InvalidRequest(errors=[FieldError("query", fault)])
-
-
 @router.post(
     "/token",
     operation_id="mintToken",
@@ -344,7 +331,6 @@ def take_no_parameters(request: HTTPConnection) -> None:
 async def mint_token(
     caller: MintingCaller,
     runtime: RuntimeDep,
-    _: Annotated[None, Depends(take_no_parameters)],
     response: Response,
     wish: Annotated[TokenRequest | None, Body(openapi_examples=_EXAMPLE_WISHES)] = None,
 ) -> TokenResponse:

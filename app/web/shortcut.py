@@ -7,17 +7,16 @@ way, and `tests/test_shortcut.py` holds both to that; docs/performance.md has th
 import json
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.base.errors import FieldError, InvalidRequest, Overloaded, Problem
 from app.minting.admission import RETRY_AFTER_SECONDS
 from app.runtime import Runtime
-from app.web.callers import admit
+from app.web.callers import admit, take_no_parameters
 from app.web.field_errors import field_errors, field_names
 from app.web.problems import problem_response
-from app.web.realtime import NOT_STORED, TokenRequest, TokenResponse, mint, take_no_parameters
+from app.web.realtime import NOT_STORED, TokenRequest, TokenResponse, mint
 
 PATH = "/realtime/token"
 
@@ -91,8 +90,7 @@ async def _answer(scope: Scope, receive: Receive, runtime: Runtime) -> Response:
 
     # Step 2: who asks, and for what.
     caller = await admit(scope, runtime, needs="mint")
-    if scope["query_string"]:
-        take_no_parameters(HTTPConnection(scope))
+    take_no_parameters(scope)
     message = await receive()
     wish = _read(message.get("body", b""))
 
