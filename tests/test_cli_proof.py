@@ -55,6 +55,24 @@ def test_a_file_needs_its_key(service: Service, tmp_path: Path) -> None:
     assert "key.pem holds no public key" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("export", "--from-seq", str(2**63)), "Invalid value for '--from-seq'"),
+        (("export", "--to", ""), "is a folder; name a new file in it"),
+        (("list", "--actor", "\udcff"), "an argument holds bytes that are not UTF-8"),
+    ],
+)
+def test_an_argument_that_cannot_be_ends_with_a_line(
+    service: Service, arguments: tuple[str, ...], line: str
+) -> None:
+    refused = service.run("audit", *arguments)
+
+    assert refused.returncode != 0
+    assert line in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_an_export_to_stdout_is_the_file_alone(service: Service, tmp_path: Path) -> None:
     exported = service.run("audit", "export", "--from-seq", "2")
 

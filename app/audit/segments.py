@@ -273,6 +273,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         FileExistsError: There is such a file.
         OSError: It cannot be written.
     """
+    if not path.name:
+        raise IsADirectoryError(f"{path} is a folder; name a new file in it")
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

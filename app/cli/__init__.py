@@ -54,6 +54,8 @@ def run() -> None:
         lines = [str(error)]
     except ProgrammingError as error:  # on PostgreSQL, what the role has no right to
         lines = [reason_of(error)]
+    except UnicodeEncodeError:
+        lines = ["an argument holds bytes that are not UTF-8"]
     for line in lines:
         typer.echo(f"realtime-tokens: {line}", err=True)
     sys.exit(1)

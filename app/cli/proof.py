@@ -28,6 +28,7 @@ from app.runtime import Runtime, end_users, installation_secret, log_in
 commands = typer.Typer()
 
 LONGEST_REASON = 200  # characters
+LARGEST_SEQ = 2**63 - 1  # what a column of the databases holds
 
 
 @contextmanager
@@ -141,8 +142,12 @@ def print_public_key() -> None:
 def export_log(
     *,
     to: Annotated[Path | None, typer.Option(help="A new file; else it goes to stdout.")] = None,
-    from_seq: Annotated[int | None, typer.Option(min=1, help="The first row.")] = None,
-    to_seq: Annotated[int | None, typer.Option(min=1, help="The last row.")] = None,
+    from_seq: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_SEQ, help="The first row.")
+    ] = None,
+    to_seq: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_SEQ, help="The last row.")
+    ] = None,
     personal: Annotated[
         bool, typer.Option("--personal", help="With addresses and user agents, while kept.")
     ] = False,
