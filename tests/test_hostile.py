@@ -198,11 +198,26 @@ async def test_other_methods_are_told_which_there_are(target: Target, method: st
     assert answer.headers["Allow"] == "POST"
 
 
+@pytest.mark.parametrize("path", ["/livez", "/docs", "/openapi.json", "/admin/sign-in", "/nowhere"])
+async def test_a_head_is_answered_as_a_get_without_the_body(target: Target, path: str) -> None:
+    whole, head = await target.client.get(path), await target.client.head(path)
+
+    assert head.status_code == whole.status_code
+    assert head.content == b""
+    own = {"date", "x-request-id", "set-cookie"}
+    assert {k: v for k, v in head.headers.items() if k not in own} == {
+        k: v for k, v in whole.headers.items() if k not in own
+    }
+    assert (await target.client.get("/livez")).json() == {
+        "status": "alive"
+    }  # what follows is whole
+
+
 async def test_every_method_of_a_path_is_told(target: Target) -> None:
     answer = await target.client.delete("/admin/api/keys")
 
     assert answer.status_code == 405
-    assert answer.headers["Allow"] == "GET, POST"
+    assert answer.headers["Allow"] == "GET, HEAD, POST"
 
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"TLS/1.0"])

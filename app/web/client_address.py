@@ -1,5 +1,6 @@
 """Where a request comes from, when proxies stand between."""
 
+import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -10,6 +11,8 @@ from app.settings import Network
 
 UNKNOWN = "unknown"
 
+_WITH_PORT = re.compile(r"(?:(?P<v4>[0-9.]+)|\[(?P<v6>[^]]+)])(?::[0-9]{1,5})?")
+
 _MAX_HOPS = 16  # more than any chain of proxies; a header can claim thousands
 
 
@@ -17,7 +20,8 @@ def client_address(scope: Scope, trusted: tuple[Network, ...]) -> str:
     """Return the address of the client, as far as it can be believed.
 
     That is the peer of the connection; only when the peer is a trusted proxy, the address that it
-    reports: the rightmost entry of ``X-Forwarded-For`` that is not a trusted proxy itself.
+    reports: the rightmost entry of ``X-Forwarded-For`` that is not a trusted proxy itself, without
+    the port.
 
     Args:
         scope: Of a request or WebSocket.
@@ -33,7 +37,7 @@ def client_address(scope: Scope, trusted: tuple[Network, ...]) -> str:
     if _is_in(address, trusted):
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
         for entry in reversed(forwarded.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]):
-            reported = _parse(entry.strip())
+            reported = _parse(_without_port(entry.strip()))
             if reported is None:
                 break  # who wrote this, and what stands before it, is anyone's guess
             address = reported
@@ -59,6 +63,12 @@ def forwarded_scheme(scope: Scope, trusted: tuple[Network, ...]) -> str | None:
     # The first entry is about the client's own connection, where each proxy adds one.
     told = Headers(scope=scope).get("x-forwarded-proto", "").partition(",")[0].strip().lower()
     return told if told in {"http", "https"} else None
+
+
+def _without_port(entry: str) -> str:
+    """Return the address in *entry*, behind which some gateways write the client's port."""
+    found = _WITH_PORT.fullmatch(entry)
+    return (found["v4"] or found["v6"]) if found else entry
 
 
 @lru_cache(maxsize=1024)

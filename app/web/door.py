@@ -50,7 +50,7 @@ _SECONDS_BETWEEN_MANY = 1.0
 _SANDBOX = "/sandbox/"
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
-_BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})  # what they carry has no meaning: nobody reads it
+_BODILESS = frozenset({"GET", "OPTIONS"})  # what they carry has no meaning: nobody reads it
 
 _log = structlog.get_logger(__name__)
 
@@ -99,7 +99,8 @@ class RequestLine:
 
     It leaves in ``request.state``: ``request_id``, ``client_address``, and ``log``, a dict whose
     entries become fields of the line. The request id is in every other line of the request too. Of
-    requests that are `ONE_OF_MANY` a line a second is written, and how many were left out.
+    requests that are `ONE_OF_MANY` a line a second is written, and how many were left out. A HEAD
+    goes on as a GET.
 
     Args:
         app: What answers.
@@ -153,7 +154,7 @@ class RequestLine:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, receive, send_on)
+                await self.app(_head_as_get(scope), receive, send_on)
             except Exception as bug:
                 fields["exc_info"] = bug
                 if status is None or scope["type"] == "websocket":
@@ -305,6 +306,13 @@ async def _refuse_unread(response: Response, receive: Receive, send: Send) -> No
             while (await receive()).get("more_body", False):
                 pass
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _head_as_get(scope: Scope) -> Scope:
+    """Return *scope*, of a GET in place of a HEAD; the server leaves the body of its answer out."""
+    if scope["type"] == "http" and scope["method"] == "HEAD":
+        return {**scope, "method": "GET"}  # RFC 9110 section 9.3.2: the same header fields
+    return scope
 
 
 def _request_id(scope: Scope) -> str:

@@ -310,7 +310,7 @@ def _methods_at(request: Request) -> set[str]:
     for route in iter_route_contexts(request.app.router.routes):
         if route.methods and route.path_regex.match(path):
             methods |= route.methods
-    return methods
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def _oauth_error(problem: Problem) -> OAuthError:
