@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from app.audit import chain
 from app.audit.checkpoints import Signer, audit_checkpoints
 from app.audit.continuity import Continuity
 from app.audit.events import Event, Personal, audit_events, audit_personal
-from app.audit.pruning import CannotPrune, Pruning
+from app.audit.pruning import BeingPruned, CannotPrune, Pruning
 from app.audit.retention import Retention, Terms
 from app.audit.segments import CannotExport, Exporter
 from app.base.clock import to_unix_microseconds
@@ -433,6 +434,22 @@ async def test_rows_go_after_their_days(owner: Installation, tmp_path: Path) -> 
     assert (await seqs(owner.database))[0] == OLD + 1
     assert len(list((tmp_path / "archive").iterdir())) == 1
     assert await owner.faults() == []
+
+
+async def test_of_several_instances_one_takes_rows_out_and_none_complains(
+    owner: Installation, tmp_path: Path
+) -> None:
+    terms = Terms(personal_days=None, days=1, archive=tmp_path / "archive")
+
+    with capture_logs() as said:
+        await asyncio.gather(*(retention_of(owner, terms).run() for _ in range(4)))
+
+    assert [line["event"] for line in said] == ["audit_log_pruned"]
+    assert (await seqs(owner.database))[0] == OLD + 1
+    assert len(await rows(owner.database, action="audit_log.prune")) == 1
+    with pytest.raises(BeingPruned):
+        async with owner.database.claim_for_pruning():
+            await prune(owner, OLD, tmp_path)
 
 
 async def test_nothing_goes_unless_days_are_set(owner: Installation) -> None:

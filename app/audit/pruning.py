@@ -32,6 +32,10 @@ class CannotPrune(Exception):
     """Nothing was taken out; the message says why."""
 
 
+class BeingPruned(CannotPrune):
+    """Another process is at it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Rows that were taken out."""
@@ -97,6 +101,7 @@ class Pruning:
 
         Raises:
             CannotPrune: A row is younger than a day, or the log is not as it was written.
+            BeingPruned: Somebody else is at it.
             AuditUnavailable: The database is away. What was pruned before stays pruned.
             OSError: A file cannot be written.
         """
@@ -108,9 +113,12 @@ class Pruning:
         up_to = min(up_to, (await self._database.read(checkpoints.head_of)).seq - 1)
         await asyncio.to_thread(partial(folder.mkdir, parents=True, exist_ok=True))
         segments: list[Segment] = []
-        while (segment := await self._prune_one(up_to, folder, by=by)) is not None:
-            segments.append(segment)
-            progress(segment)
+        async with self._database.claim_for_pruning() as alone:
+            if not alone:
+                raise BeingPruned("another process is taking rows out just now")
+            while (segment := await self._prune_one(up_to, folder, by=by)) is not None:
+                segments.append(segment)
+                progress(segment)
         if segments:
             await self._database.scrub()  # personal data went with the rows
         return segments
@@ -189,7 +197,7 @@ class Pruning:
             # What appends holds this lock while it waits for the table: so it is taken first.
             tx.exec_driver_sql("SELECT pg_advisory_xact_lock(7245, 1)")
         if self._start(tx) != start:
-            raise CannotPrune("somebody else is pruning")
+            raise CannotPrune("rows were taken out meanwhile")
         if tx.scalar(sa.select(c.row_hash).where(c.seq == end.seq)) != end.row_hash:
             raise CannotPrune("the log has changed meanwhile")
         old = sa.select(c.event_id).where(c.seq <= end.seq)

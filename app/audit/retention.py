@@ -12,7 +12,7 @@ from app.audit.events import Event, audit_events
 from app.audit.log import Log
 from app.audit.matches import Filters
 from app.audit.personal_data import delete_personal
-from app.audit.pruning import CannotPrune, Pruning
+from app.audit.pruning import BeingPruned, CannotPrune, Pruning
 from app.audit.search import newest
 from app.audit.segments import CannotExport
 from app.audit.stored import last_before
@@ -76,6 +76,8 @@ class Retention:
                 await self._expire_personal(now - timedelta(days=self.terms.personal_days))
             if self.terms.days is not None:
                 await self._prune(now - timedelta(days=self.terms.days))
+        except BeingPruned:
+            pass  # another instance does it, or an operator
         except (CannotPrune, CannotExport, OSError, sa.exc.ProgrammingError) as error:
             reason = reason_of(error)  # on PostgreSQL mostly that the role may not
             self._logger.error("audit_retention_failed", reason=reason)  # noqa: TRY400 - it is no bug

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -84,6 +85,14 @@ class Database(abc.ABC):
 
         Raises:
             DatabaseFault: Another process has it.
+        """
+
+    @abc.abstractmethod
+    def claim_for_pruning(self) -> AbstractAsyncContextManager[bool]:
+        """Be the only one of all processes who takes rows out; yields whether nobody else does.
+
+        Raises:
+            AuditUnavailable: The database is away.
         """
 
     @abc.abstractmethod

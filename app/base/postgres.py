@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from typing_extensions import override
 
 from app.base.db import Database, DatabaseFault
+from app.base.errors import AuditUnavailable
 
 T = TypeVar("T")
 
@@ -175,6 +176,21 @@ class PostgresDatabase(Database):
     def claim_for_serving(self) -> bool:
         """Any number of processes may serve one PostgreSQL database."""
         return False
+
+    @override
+    @asynccontextmanager
+    async def claim_for_pruning(self) -> AsyncIterator[bool]:
+        try:
+            connection = await self.connect(connect_seconds=CONNECT_SECONDS)
+        except Exception as error:
+            if not self.is_away(error):
+                raise
+            raise AuditUnavailable(retry_after_seconds=2) from None
+        try:
+            # Of the connection, not of a transaction: it is let go of when that ends.
+            yield await connection.fetchval("SELECT pg_try_advisory_lock(7245, 3)")
+        finally:
+            connection.terminate()
 
     @override
     async def scrub(self) -> None:

@@ -10,9 +10,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -187,6 +187,12 @@ class SqliteDatabase(Database):
             )
         self._serve_lock = descriptor
         return True
+
+    @override
+    @asynccontextmanager
+    async def claim_for_pruning(self) -> AsyncIterator[bool]:
+        with _opened(self.path.with_name(self.path.name + ".prune")) as descriptor:
+            yield _try_lock(descriptor)
 
     @override
     async def scrub(self) -> None:
