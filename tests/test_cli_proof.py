@@ -132,6 +132,16 @@ def test_a_user_is_erased_beside_a_running_service(service: Service) -> None:
     assert "the chain is whole" in said(service.run("audit", "verify"))
 
 
+def test_a_file_of_checkpoints_that_ends_with_something_else_is_named(tmp_path: Path) -> None:
+    said(run_command(tmp_path, "migrate", "--quiet"))
+    (tmp_path / "var" / "sandbox-checkpoints.jsonl").write_text("no checkpoint\n")
+
+    refused = run_command(tmp_path, "audit", "accept-rollback", "--reason", "the disk was lost")
+
+    assert refused.returncode == 1
+    assert "var/sandbox-checkpoints.jsonl is not JSON; move the file away" in refused.stderr
+
+
 def test_a_restored_backup_serves_nothing_until_it_is_accepted(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         backup = sqlite3.connect(tmp_path / "backup.db")

@@ -15,6 +15,7 @@ from app.base.ids import is_id
 from app.cli import proof
 from app.cli.terminal import command_settings, fail, in_runtime, open_database, out
 from app.identity.users import OPERATOR
+from app.minting.lookup import NOT_OURS
 from app.runtime import Runtime, end_users, installation_secret
 
 commands = typer.Typer(help="Read the log and prove that nobody edited it.", no_args_is_help=True)
@@ -69,7 +70,7 @@ def trace_token() -> None:
 
     rows = in_runtime(find)
     if not rows:
-        fail("no row has this token: it was minted elsewhere, or under another SECRET_KEY")
+        fail(NOT_OURS)
     views = [EventView.of(row) for row in rows]
     answer = EventResponse(event=views[-1], attempt=views)  # as GET /audit/events/{id} has it
     typer.echo(answer.model_dump_json(by_alias=True, exclude_none=True, indent=2))

@@ -272,7 +272,10 @@ def accept_rollback(
             finally:
                 await log.close()
 
-    accepted = asyncio.run(run())
+    try:
+        accepted = asyncio.run(run())
+    except Unreadable as fault:
+        fail(f"the last line of {settings.checkpoint_path} {fault}; move the file away and keep it")
     out.print(f"the log goes on behind row {accepted.head.seq}; row {accepted.known} was known")
     if accepted.pruned:
         out.print(

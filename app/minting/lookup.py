@@ -14,6 +14,12 @@ from app.minting.mint import keyed
 ACTION = "client_secret.look_up"
 
 
+NOT_OURS = (
+    "No row has this token: it was minted elsewhere, or under another SECRET_KEY, or its rows were"
+    " taken out of the log."
+)
+
+
 class TokenLookup:
     """Finds the mint that a client secret came from. The secret itself is neither kept nor shown.
 
@@ -29,7 +35,7 @@ class TokenLookup:
     async def find(self, value: SecretStr, *, by: Mapping[str, Any]) -> list[Entry]:
         """Return the rows of the mint, oldest first; none when no row has this secret.
 
-        It was minted elsewhere then, or under another installation's secret.
+        `NOT_OURS` says what that means.
 
         Args:
             value: What was found, with or without blanks around it.

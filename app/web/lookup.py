@@ -6,14 +6,13 @@ from fastapi import APIRouter, Body
 from pydantic import Field, SecretStr
 
 from app.base.errors import AuditUnavailable, FieldError, InvalidRequest, NotFound
+from app.minting.lookup import NOT_OURS
 from app.web.audit import INTENT, OUTCOME, EventResponse, EventView
 from app.web.callers import Auditor, RuntimeDep
 from app.web.problems import problem_responses
 from app.web.schema import Asked, success
 
 router = APIRouter(prefix="/audit", tags=["Audit"])
-
-NOT_OURS = "No row has this token: it was minted elsewhere, or under another SECRET_KEY."
 
 LONGEST_TOKEN = 1024
 """Characters; OpenAI's have some fifty."""

@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from app.audit.search import Entry
 from app.identity.browser_sign_ins import Visitor
+from app.minting.lookup import NOT_OURS
 from app.runtime import Runtime
 from app.web.admin.frame import shown
 from app.web.admin.visitors import Act, Reader
 from app.web.audit import EventView
 from app.web.callers import RuntimeDep
-from app.web.lookup import LONGEST_TOKEN, NOT_OURS
+from app.web.lookup import LONGEST_TOKEN
 
 router = APIRouter(prefix="/admin/look-up", include_in_schema=False)
 
