@@ -83,6 +83,20 @@ async def test_a_locked_file_is_answered_in_time_and_the_log_comes_back(
     assert await faults_of(database) == []
 
 
+async def test_a_lock_file_that_cannot_be_opened_is_a_log_that_is_away(
+    database: SqliteDatabase, log: Log
+) -> None:
+    await log.record([an_event()])
+    lock = database.path.with_name(database.path.name + ".lock")
+    lock.unlink()
+    lock.mkdir()
+
+    with pytest.raises(AuditUnavailable):
+        await log.record([an_event()])
+    await log.close()
+    await database.close()
+
+
 PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,  # FULL

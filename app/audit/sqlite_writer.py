@@ -110,7 +110,7 @@ class SqliteWriter(Writer):
                 self._write(batch)
             with suppress(RuntimeError):  # the loop is gone: nobody waits any more
                 self._loop.call_soon_threadsafe(self._written, batch)
-        with suppress(TimeoutError), self._database.writing(timeout_seconds=LOCK_SECONDS):
+        with suppress(OSError), self._database.writing(timeout_seconds=LOCK_SECONDS):
             self._disconnect()
 
     def _write(self, batch: Sequence[Item]) -> None:
