@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -46,6 +47,26 @@ START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery staple"
 LONG_SECONDS = 20.0
 CANARY_KEY = "sk-proj-canaryCANARYcanaryCANARY0123456789"
+
+ROOM_BYTES = 4 * 10**9
+"""Several times what all tests together write."""
+
+
+def folder_in_memory() -> str | None:
+    """Return a folder that is no disk, with room, from which programs may be started."""
+    folder = "/dev/shm"  # noqa: S108 - pytest makes folders of its own in there
+    try:
+        there = os.statvfs(folder)
+    except OSError:
+        return None  # not Linux
+    fits = there.f_bavail * there.f_frsize >= ROOM_BYTES and not there.f_flag & os.ST_NOEXEC
+    return folder if fits and os.access(folder, os.W_OK) else None
+
+
+# Tests kill processes, and do not cut the power: a sync to a disk that others use too would only
+# take its time, of what callers are willing to wait.
+if "TMPDIR" not in os.environ and (folder := folder_in_memory()):
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 for name in Settings.model_fields:  # what the developer's shell says must not reach the tests
     os.environ.pop(name.upper(), None)

@@ -20,6 +20,7 @@ SETTINGS = {
     "unix_socket_directories": "",
     "fsync": "off",  # the machine's power is not cut in tests; a killed server loses nothing
     "max_connections": "60",
+    "dynamic_shared_memory_type": "mmap",  # in its own folder: one that is killed leaves nothing
     "shared_buffers": "64MB",
     "log_min_messages": "panic",
 }
