@@ -301,6 +301,7 @@ async def test_a_token_in_the_address_is_not_looked_at(page: Browser, runtime: R
     assert await rows(runtime.database, action="client_secret.look_up") == []
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.impatient
 async def test_nothing_is_told_that_cannot_be_written_down(

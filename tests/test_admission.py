@@ -216,6 +216,7 @@ async def test_a_full_service_refuses_before_it_looks_at_anything(
     assert await outcomes(runtime.database) == ["requested", "issued"] * 2
 
 
+@pytest.mark.slow
 @on_sqlite
 async def test_of_those_turned_away_one_a_second_leaves_a_line(
     client: httpx.AsyncClient, runtime: Runtime, openai: FakeOpenAI, alice: User

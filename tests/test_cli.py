@@ -168,7 +168,7 @@ def test_a_leaked_token_is_traced_to_whom_it_was_given(service: Service) -> None
     assert found["attempt"][0]["ip"] == "127.0.0.1"
     assert leaked["token"] not in traced.stdout
     unknown = service.run("audit", "trace", stdin="ek_sandbox_0123456789abcdef")
-    assert "no row has this token" in said(unknown)
+    assert "No row has this token" in said(unknown)
 
 
 def test_the_log_is_verified_beside_a_running_service(service: Service) -> None:

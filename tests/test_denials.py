@@ -152,6 +152,7 @@ async def test_a_clock_that_is_set_back_begins_a_new_minute_and_loses_no_count(
     assert await counts(database) == [2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.impatient
 async def test_a_count_outlasts_a_log_that_is_down(
     database: Database, denials: Denials, clock: StandingClock
@@ -167,6 +168,7 @@ async def test_a_count_outlasts_a_log_that_is_down(
     assert set(await counts(database)) == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.impatient
 async def test_a_stop_does_not_wait_long_for_a_log_that_is_down(
     database: Database, log: Log, clock: StandingClock

@@ -80,6 +80,7 @@ async def test_an_export_is_in_the_log_before_it_begins(
     assert row["filters"] == "address=withheld&outcome=denied"
 
 
+@pytest.mark.slow
 @pytest.mark.impatient
 async def test_nothing_is_exported_that_cannot_be_written_down(log: Log, exports: Exports) -> None:
     await log.close()

@@ -508,6 +508,7 @@ CLAIM_NAMES = ["iss", "aud", "sub", "iat", "exp", "nbf", "jti", "azp", "typ", "c
 HEADER_NAMES = ["alg", "kid", "typ", "crit", "jwk", "jku", "zip", "b64", "x5c"]
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=120)
 @given(
     claims=st.dictionaries(st.sampled_from(CLAIM_NAMES) | st.text(), json_values(CLAIM_NAMES)),

@@ -273,6 +273,7 @@ async def test_two_instances_note_a_use_once(
     assert len(await rows(runtime.database, action="service_key.use")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.impatient
 async def test_a_use_is_noted_when_the_log_is_back(runtime: Runtime) -> None:
     await shown(runtime, await new_key(runtime))

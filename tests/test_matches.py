@@ -26,6 +26,8 @@ BEFORE = START - timedelta(days=DAYS)
 
 Either = SqliteDatabase | PostgresDatabase
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def story() -> Story:

@@ -166,6 +166,7 @@ async def test_a_limit_that_is_hit_is_named_by_its_setting(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.impatient
 async def test_a_log_that_is_away_is_seen(runtime: Runtime, alice: User) -> None:
     caller = await caller_for(runtime, alice)

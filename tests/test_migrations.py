@@ -163,6 +163,7 @@ def append_as_the_first_release_did(tx: sa.Connection) -> None:
     tx.execute(sa.text(f"INSERT INTO {columns} VALUES (:event_id, :salt, :data)"), personal)
 
 
+@pytest.mark.slow
 async def test_going_back_and_forth_keeps_what_the_older_tables_know(
     empty: Either,
 ) -> None:

@@ -93,6 +93,7 @@ SPANS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rolled_up_to", [0, 1_700, ROWS])
 async def test_an_overview_says_what_every_row_says_together(
     filled: Either, overviews: Overviews, rolled_up_to: int

@@ -655,6 +655,7 @@ async def test_the_host_header_decides_nothing(client: httpx.AsyncClient) -> Non
     assert "evil" not in str(answer.headers)
 
 
+@pytest.mark.slow
 async def test_a_bug_says_nothing_outside(
     app: FastAPI, client: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,6 +125,7 @@ async def test_a_reader_writes_nothing(database: SqliteDatabase) -> None:
     await database.read(write)
 
 
+@pytest.mark.slow
 @pytest.mark.impatient
 async def test_what_its_caller_gave_up_is_left_out(database: SqliteDatabase, log: Log) -> None:
     begun, may_go_on = threading.Event(), threading.Event()

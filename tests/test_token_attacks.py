@@ -414,6 +414,7 @@ def test_any_header_but_ours_is_refused_although_we_signed_it(header: Any) -> No
     assert verified(forge(header)) == (compact(header) == compact(HEADER))
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(altered(CLAIMS))
 def test_any_claims_but_ours_are_refused_although_we_signed_them(claims: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
+from functools import cache
 from importlib import resources
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -196,6 +197,7 @@ class Catalogue:
         self.families = tuple(dict.fromkeys(model.family for model in models))
 
     @classmethod
+    @cache
     def built_in(cls) -> Self:
         """Return the catalogue that comes with this release."""
         return cls.read(
