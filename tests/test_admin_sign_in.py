@@ -274,6 +274,7 @@ async def test_neither_password_nor_cookie_nor_form_token_is_in_any_log(
 
 
 @pytest.mark.slow
+@pytest.mark.impatient
 async def test_pages_are_read_on_while_nothing_can_be_written(
     page: Browser, runtime: Runtime, clock: StandingClock
 ) -> None:

@@ -498,7 +498,12 @@ def signing_out_cases() -> Iterator[Case]:
 CASES = list(cases())
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+def as_parameter(case: Case) -> Any:
+    waits = case.prepare is with_a_closed_log
+    return pytest.param(case, id=str(case), marks=pytest.mark.impatient if waits else ())
+
+
+@pytest.mark.parametrize("case", [as_parameter(case) for case in CASES])
 async def test_a_refusal_is_as_described(case: Case, staging: Staging) -> None:
     operation = case.operation
     async with staging(**case.settings) as stage:
