@@ -182,13 +182,14 @@ class PostgresDatabase(Database):
     async def claim_for_pruning(self) -> AsyncIterator[bool]:
         try:
             connection = await self.connect(connect_seconds=CONNECT_SECONDS)
+            # Of the connection, not of a transaction: it is let go of when that ends.
+            alone = await connection.fetchval("SELECT pg_try_advisory_lock(7245, 3)")
         except Exception as error:
             if not self.is_away(error):
                 raise
             raise AuditUnavailable(retry_after_seconds=2) from None
         try:
-            # Of the connection, not of a transaction: it is let go of when that ends.
-            yield await connection.fetchval("SELECT pg_try_advisory_lock(7245, 3)")
+            yield alone
         finally:
             connection.terminate()
 
