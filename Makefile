@@ -1,5 +1,5 @@
 # make run    start the service on http://127.0.0.1:8000 (needs Python 3.11 and make, nothing else)
-# make check  format, lint, types, import rule and the fast tests, in two minutes
+# make check  format, lint, types, import rule and the fast tests, in a minute or two
 # make test   everything
 # make bench  what a mint costs, beside the servers that people write; takes a quarter of an hour
 # make chaos  kill, crash and freeze everything under load, up to 100 times each; takes an hour

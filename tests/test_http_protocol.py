@@ -11,6 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.web.http_protocol import MAX_HEAD_BYTES, MAX_PIPELINED, HttpProtocol
 
+pytestmark = pytest.mark.slow
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST_GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -24,6 +24,8 @@ from tests.clock import StandingClock
 from tests.conftest import START
 from tests.filled_log import Story, fill
 
+pytestmark = pytest.mark.slow
+
 DAYS = 6
 ROWS = 3_000
 BEFORE = START - timedelta(days=DAYS, minutes=1)
@@ -93,7 +95,6 @@ SPANS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rolled_up_to", [0, 1_700, ROWS])
 async def test_an_overview_says_what_every_row_says_together(
     filled: Either, overviews: Overviews, rolled_up_to: int
