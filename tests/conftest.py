@@ -45,7 +45,7 @@ hypothesis.settings.load_profile("fixed")
 
 START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery staple"
-LONG_SECONDS = 20.0
+LONG_SECONDS = 20.0  # how long tests wait that are not about waiting
 CANARY_KEY = "sk-proj-canaryCANARYcanaryCANARY0123456789"
 
 ROOM_BYTES = 4 * 10**9

@@ -499,6 +499,7 @@ CASES = list(cases())
 
 
 def as_parameter(case: Case) -> Any:
+    """Return *case* as pytest takes it; of a log that never answers nobody waits longer for one."""
     waits = case.prepare is with_a_closed_log
     return pytest.param(case, id=str(case), marks=pytest.mark.impatient if waits else ())
 

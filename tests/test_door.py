@@ -151,6 +151,7 @@ def test_any_other_request_id_is_replaced_by_one_of_ours(client: TestClient, nam
     ("method", "path", "status", "level"),
     [
         ("GET", "/state", 200, "info"),
+        ("HEAD", "/state", 200, "info"),
         ("GET", "/nowhere", 404, "warning"),
         ("DELETE", "/state", 405, "warning"),
         ("GET", "/bug", 500, "error"),

@@ -53,7 +53,7 @@ MET = {
 }
 """Answers of some operations; without these the tests would be less than they say."""
 
-generation = GenerationConfig(max_examples=40)  # for each operation and caller
+generation = GenerationConfig(max_examples=60)  # for each operation and caller
 config = schemathesis.Config(
     seed=1, projects=ProjectsConfig(default=ProjectConfig(generation=generation))
 )

@@ -68,8 +68,9 @@ PUBLIC = frozenset(
 """Every route that answers strangers; all others take a caller. Beside them stands `/metrics`: it
 asks for a token of its own, and without one it is there in the sandbox alone."""
 
-
 NO_PARAMETERS = FieldError("query", "must be empty: this operation has no parameters there")
+"""What is at fault where there are some all the same."""
+
 
 # Both are coroutines although they wait for nothing: plain functions FastAPI runs in a thread.
 
@@ -155,7 +156,7 @@ def caller_with(
         _password: Annotated[object, Security(password_grant, scopes=scopes)],
     ) -> Caller:
         caller = await admit(request.scope, runtime, needs=scope)
-        if not request.scope["route"].dependant.query_params:  # FastAPI refuses what it knows of
+        if not request.scope["route"].dependant.query_params:  # those that have some refuse others
             take_no_parameters(request.scope)
         if confirmed:
             await runtime.callers.confirm(caller)

@@ -169,7 +169,7 @@ class RequestLine:
                     "status": status,
                     "ms": round((perf_counter() - began) * 1000, 1),
                     "client": scope["state"]["client_address"],
-                    "bytes": sent_bytes,
+                    "bytes": 0 if scope.get("method") == "HEAD" else sent_bytes,
                 }
                 if not fields.pop(ONE_OF_MANY, False) or self._is_due(fields, began):
                     write = _log.error if "exc_info" in fields else _writer(status)
