@@ -378,6 +378,21 @@ def test_a_token_for_a_disabled_user_ends_with_a_line(service: Service) -> None:
     assert refused.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "command", [["token", "eve@example.com"], ["check", "--online"], ["models", "--refresh"]]
+)
+def test_a_sandbox_that_does_not_run_is_told_to_be_started(
+    tmp_path: Path, command: list[str]
+) -> None:
+    run_command(tmp_path, "migrate", "--quiet")
+    run_command(tmp_path, "users", "add", "eve@example.com", "--password-stdin", stdin=PASSWORD)
+
+    refused = run_command(tmp_path, *command, PORT=free_port())
+
+    assert refused.returncode == 1
+    assert "start that first: make run" in refused.stderr
+
+
 def test_a_missing_module_ends_with_a_line(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(name='uvicorn')")
 

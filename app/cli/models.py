@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from app.cli.terminal import in_runtime, out
+from app.cli.terminal import asking_openai, in_runtime, out
 from app.identity.users import OPERATOR
 from app.minting.model_notices import ModelNotice
 from app.minting.model_watch import ModelOverview, ModelStanding
@@ -35,7 +35,8 @@ def models(
 
     async def look(runtime: Runtime) -> tuple[ModelOverview, list[ModelNotice]]:
         if refresh:
-            await runtime.models.refresh(by=OPERATOR)
+            with asking_openai(runtime.settings):
+                await runtime.models.refresh(by=OPERATOR)
         return runtime.models.overview(), await runtime.models.notices()
 
     overview, notices = in_runtime(look)

@@ -10,7 +10,7 @@ from app import __version__
 from app.base.clock import system_clock, to_unix_microseconds
 from app.base.db import DatabaseFault
 from app.base.metrics import Metrics
-from app.cli.terminal import command_settings, fail, found, out
+from app.cli.terminal import asking_openai, command_settings, fail, found, out
 from app.identity.callers import Caller, Origin
 from app.identity.issuer_settings import read_issuers
 from app.identity.users import SCOPES
@@ -61,7 +61,8 @@ def check(
         out.print(f"note: {note}")
     read_issuers(settings)
     if online:
-        asyncio.run(_check_online(settings))
+        with asking_openai(settings):
+            asyncio.run(_check_online(settings))
         asyncio.run(_check_issuers(settings))
     out.print("ok")
 
@@ -126,7 +127,8 @@ def token(
             granted = await runtime.sign_in.begin(user, SCOPES[user.role], origin)
             claims = runtime.access_tokens.verify(granted.access_token)
             caller = Caller(claims.sub, claims.sid, claims.jti, claims.scope, origin)
-            minted = await runtime.minter.mint(caller, Wish(profile=profile))
+            with asking_openai(runtime.settings):
+                minted = await runtime.minter.mint(caller, Wish(profile=profile))
             return TokenResponse.of(minted).model_dump_json(
                 by_alias=True, exclude_none=True, indent=2
             )

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 
+from app.base.errors import UpstreamUnavailable
 from app.base.logs import configure_logging
 from app.identity.users import User
 from app.runtime import (
@@ -48,6 +49,17 @@ async def open_database(
         yield database
     finally:
         await database.close()
+
+
+@contextlib.contextmanager
+def asking_openai(settings: Settings) -> Iterator[None]:
+    """Fail with what to do when OpenAI is asked, and is a stand-in that does not run."""
+    try:
+        yield
+    except UpstreamUnavailable:
+        if settings.environment == "sandbox":
+            fail("the sandbox answers inside of the running service; start that first: make run")
+        raise
 
 
 def found(user: User | None) -> User:
